@@ -1,0 +1,79 @@
+"""The roles that meet in worldlab. Nothing inherits from them; having the methods is enough."""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from worldlab.trajectory import Observation, Spec, Trajectory
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Maps observations to chunks of actions."""
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin one episode per seed. Whatever is random in episode i is keyed by (seeds[i], step)."""
+        ...
+
+    def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
+        """The next k >= 1 actions of each episode, in environment units; all k are executed."""
+        ...
+
+
+@runtime_checkable
+class WorldModel[S](Protocol):
+    """Predicts what follows actions. `S` is its belief: opaque to callers, safe to keep and to reuse."""
+
+    @property
+    def spec(self) -> Spec:
+        """The contract of the world that is imagined."""
+        ...
+
+    def observe(self, context: Trajectory) -> S:
+        """The belief after seeing `context`, leading axes (b, t); its last valid row is the present."""
+        ...
+
+    def imagine(
+        self, belief: S, action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, S]:
+        """What follows each action, and the belief after the last.
+
+        Row t of the result is the *consequence* of action[t]: the observation, reward, terminated and success after
+        it. With one generator, `imagine(a1 a2)` equals `imagine(a1)` followed by `imagine(a2)`.
+        """
+        ...
+
+
+@runtime_checkable
+class Restorable(Protocol):
+    """An environment whose simulator can be saved and branched."""
+
+    @property
+    def physics(self) -> Float64[Tensor, "n p"]:
+        """The simulator's whole integration state of each environment."""
+        ...
+
+    def restore(self, physics: Float64[Tensor, "n p"], task: tuple[str, ...]) -> None:
+        """Continue from saved states with the given instructions, as if never left."""
+        ...
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """Anything `worldlab.training.fit` can train (a `torch.nn.Module` with a loss)."""
+
+    def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The scalar to minimise and what to log, for a batch with leading axes (b, t)."""
+        ...
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """A source of training batches; batch i is a pure function of i, which is what makes resuming exact."""
+
+    def __getitem__(self, step: int) -> Trajectory:
+        """The batch of training step `step`, leading axes (b, t)."""
+        ...

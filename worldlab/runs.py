@@ -1,0 +1,167 @@
+"""A run: the folder that every command writes and every command reads.
+
+config.json         what was asked: kind, model config, Spec, provenance (versions, command, seed, data)
+metrics.jsonl       one line per logged training step
+model.safetensors   the weights to use (the averaged ones where an EMA is kept)
+checkpoint/         what `fit` needs to go on; deleted when training is complete
+eval.jsonl, …       what later commands found out
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from worldlab.errors import UsageError
+
+type Json = str | int | float | bool | None | list["Json"] | Mapping[str, "Json"]
+
+_VERSIONED = ("worldlab", "torch", "mujoco", "gymnasium", "lerobot", "transformers", "diffusers", "zarr", "numpy")
+
+
+def provenance(seed: int) -> dict[str, Json]:
+    """Who made this: command line, versions, commit, machine and time."""
+
+    def version(name: str) -> str:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            return "not installed"
+
+    git = subprocess.run(  # noqa: S603
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],  # noqa: S607
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {
+        "command": " ".join(sys.argv),
+        "seed": seed,
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": git.stdout.strip() or None,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {name: version(name) for name in _VERSIONED},
+    }
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that a reader, or a crash, sees either the old content or the new."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def to_json(value: object) -> Json:
+    """Dataclasses, tuples and paths as plain JSON values."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return to_json(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(k): to_json(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(v) for v in value]
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no JSON form here")
+
+
+class Run:
+    """One run folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the folder; nothing is read or written yet."""
+        self.path = Path(path)
+
+    @classmethod
+    def create(cls, path: str | Path, config: Mapping[str, object]) -> "Run":
+        """Start a run in an empty or new folder.
+
+        Raises:
+            UsageError: something else is already there.
+        """
+        run = cls(path)
+        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
+            raise UsageError(f"{run.path} already exists and is not empty; choose another --out, or --resume that run.")
+        run.path.mkdir(parents=True, exist_ok=True)
+        write_atomically(run.path / "config.json", json.dumps(to_json(config), indent=1))
+        return run
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open an existing run.
+
+        Raises:
+            UsageError: there is no run at `path`.
+        """
+        run = cls(path)
+        if not run.path.exists():
+            raise UsageError(f"no run at '{run.path}': the folder does not exist.")
+        if not (run.path / "config.json").is_file():
+            raise UsageError(f"'{run.path}' is not a run: it has no config.json.")
+        return run
+
+    @property
+    def config(self) -> dict[str, Json]:
+        """What config.json says.
+
+        Raises:
+            UsageError: the file is not readable as a run's config.
+        """
+        try:
+            config = json.loads((self.path / "config.json").read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UsageError(f"'{self.path}/config.json' is not valid JSON: {error}.") from None
+        if not isinstance(config, dict) or "kind" not in config:
+            raise UsageError(f"'{self.path}' is not a worldlab run: its config.json names no kind.")
+        return config
+
+    def log(self, values: Mapping[str, Json], file: str = "metrics.jsonl") -> None:
+        """Append one line."""
+        with (self.path / file).open("a", encoding="utf-8") as out:
+            out.write(json.dumps(values) + "\n")
+
+    def read_log(self, file: str = "metrics.jsonl") -> list[dict[str, Json]]:
+        """All complete lines of a log; a line cut off by a crash is left out."""
+        path = self.path / file
+        if not path.exists():
+            return []
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+    def save(self, weights: Mapping[str, Tensor], file: str = "model.safetensors") -> None:
+        """Write weights atomically."""
+        path = self.path / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.tmp")
+        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary)
+        temporary.replace(path)
+
+    def load_into(self, model: nn.Module, file: str = "model.safetensors") -> None:
+        """Load weights into a module; every name must match.
+
+        Raises:
+            UsageError: there are no weights yet, or they belong to another model.
+        """
+        path = self.path / file
+        if not path.is_file():
+            raise UsageError(f"'{self.path}' has no weights ({file}); did its training finish?")
+        try:
+            model.load_state_dict(load_file(path))
+        except RuntimeError as error:
+            raise UsageError(
+                f"the weights in '{path}' do not fit the model that config.json describes: {error}"
+            ) from None

@@ -1,0 +1,267 @@
+"""The one training loop, for any module with `loss(Trajectory)`.
+
+Everything random in step i is seeded by (seed, i), and batch i is a pure function of i, so a run that was killed and
+resumed ends with the same bits as one that was not: a checkpoint needs weights, optimizer moments and the step alone.
+"""
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from worldlab.errors import UsageError
+from worldlab.protocols import Batches, Trainable
+from worldlab.runs import Run
+from worldlab.seeding import key
+from worldlab.trajectory import Trajectory
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def pick_device(name: Device) -> torch.device:
+    """The device that `--device` names.
+
+    Raises:
+        UsageError: CUDA was asked for and is not there.
+    """
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UsageError("--device cuda was given, but PyTorch sees no CUDA device here; use --device cpu or auto.")
+    return torch.device("cuda" if name != "cpu" and available else "cpu")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """How to train. Give `steps` or `minutes`; the learning rate decays over whichever is given."""
+
+    steps: int | None = None
+    """Budget in optimizer steps."""
+    minutes: float | None = None
+    """Budget in minutes of training on this machine."""
+    learning_rate: float = 1e-3
+    """Peak of the schedule: linear warm-up, then a cosine to a hundredth of it."""
+    warmup: float = 0.02
+    """Fraction of the budget spent warming up."""
+    weight_decay: float = 1e-4
+    """AdamW's, on matrices only."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW's."""
+    clip: float = 1.0
+    """Largest global gradient norm."""
+    ema: float | None = None
+    """Decay of the averaged weights that are saved instead of the last ones; None saves the last ones."""
+    precision: Literal["no", "bf16"] = "no"
+    """Autocast precision of the forward and backward pass."""
+    checkpoint_seconds: float = 60.0
+    """Time between checkpoints; 0 checkpoints every step."""
+    log_every: int = 20
+    """Steps between lines of metrics.jsonl."""
+    seed: int = 0
+    """Of everything random in training."""
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Fraction of the budget that is used up, at most 1."""
+        used = [1.0] if self.steps is None and self.minutes is None else []
+        if self.steps is not None:
+            used.append(step / max(self.steps, 1))
+        if self.minutes is not None:
+            used.append(seconds / (60 * self.minutes))
+        return min(1.0, max(used))
+
+    def rate(self, progress: float) -> float:
+        """The learning rate at a fraction of the budget."""
+        if progress < self.warmup:
+            return self.learning_rate * (0.01 + 0.99 * progress / self.warmup)
+        cosine = (1 + math.cos(math.pi * (progress - self.warmup) / (1 - self.warmup))) / 2
+        return self.learning_rate * (0.01 + 0.99 * cosine)
+
+
+class _Loss(nn.Module):
+    """Gives `loss` the name `forward`, which is what DistributedDataParallel intercepts."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, batch: Trajectory) -> tuple[Tensor, dict[str, Tensor]]:
+        assert isinstance(self.model, Trainable)
+        return self.model.loss(batch)
+
+
+class _Average:
+    """Exponential moving average of the parameters; young averages forget faster (min(decay, (1+i)/(10+i)))."""
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay, self.model = decay, model
+        self.weights = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = dict(self.model.named_parameters())
+        torch._foreach_lerp_(list(self.weights.values()), [live[n].detach() for n in self.weights], 1 - decay)  # noqa: SLF001
+
+    def state(self) -> dict[str, Tensor]:
+        """The model's state dict with averaged parameters."""
+        return {**self.model.state_dict(), **self.weights}
+
+
+def _save_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None, step: int, seconds: float
+) -> None:
+    """One file, replaced atomically, without pickle."""
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in (average.weights if average else {}).items()}
+    for i, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    progress = json.dumps({"step": step, "seconds": seconds})
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"progress": progress})
+    temporary.replace(path)
+
+
+def _load_checkpoint(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None
+) -> tuple[int, float]:
+    """Restore everything `_save_checkpoint` saved; returns the step and the seconds trained so far."""
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "adam": {}}
+    with safe_open(path, "pt") as file:
+        progress = json.loads(file.metadata()["progress"])
+        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+            group, rest = name.split(".", 1)
+            groups[group][rest] = file.get_tensor(name)
+    model.load_state_dict(groups["model"])
+    if average is not None:
+        for name, tensor in average.weights.items():
+            tensor.copy_(groups["average"][name])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in groups["adam"].items():
+        i, moment = name.split(".", 1)
+        state.setdefault(int(i), {})[moment] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(progress["step"]), float(progress["seconds"])
+
+
+def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
+    """AdamW with weight decay on matrices only."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
+
+
+class _Speed(ProgressColumn):
+    """Training samples per second of wall time."""
+
+    def render(self, task: Task) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return f"{task.fields['samples'] / max(task.elapsed or 0.0, 1e-9):,.0f} samples/s"
+
+
+def _progress_bar(show: bool) -> Progress:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("step {task.fields[step]}  loss {task.fields[loss]:.4f}"),
+        _Speed(),
+        TimeElapsedColumn(),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=not show, refresh_per_second=2)
+
+
+def fit(  # noqa: PLR0915 - the loop reads best in one piece
+    model: nn.Module,
+    batches: Batches,
+    config: FitConfig,
+    run: Run,
+    *,
+    device: Device = "auto",
+    resume: bool = False,
+    show: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> None:
+    """Train `model` in place and leave its weights in `run`.
+
+    Args:
+        model: a module with `loss(Trajectory)`.
+        batches: batch i is `batches[i]`; with several processes, process r of n takes batches i * n + r.
+        config: the budget and the optimizer.
+        run: receives metrics.jsonl, checkpoint/ and model.safetensors.
+        device: where to train; see `pick_device`.
+        resume: go on from the run's checkpoint, if it has one.
+        show: whether to draw a progress bar on stderr.
+        on_step: called after each step with its number.
+
+    Raises:
+        UsageError: no budget was given, the loss stopped being finite, or the device is not there.
+    """
+    if config.steps is None and config.minutes is None:
+        raise UsageError("training needs a budget: give --steps or --minutes.")
+    accelerator = Accelerator(mixed_precision=config.precision, cpu=pick_device(device).type == "cpu")
+    optimizer = _optimizer(model, config)
+    wrapped, optimizer = accelerator.prepare(_Loss(model), optimizer)
+    average = _Average(model, config.ema) if config.ema is not None else None
+    checkpoint = run.path / "checkpoint" / "state.safetensors"
+    step, before = 0, 0.0
+    if resume and checkpoint.exists():
+        step, before = _load_checkpoint(checkpoint, model, optimizer, average)
+    model.train()
+    start, saved, samples = time.monotonic(), time.monotonic(), 0
+    with _progress_bar(show and accelerator.is_main_process) as bar:
+        task = bar.add_task("training", total=1.0, step=step, loss=math.nan, samples=0)
+        while (progress := config.progress(step, before + time.monotonic() - start)) < 1:
+            torch.manual_seed(key(config.seed, step, accelerator.process_index))
+            for group in optimizer.param_groups:
+                group["lr"] = config.rate(progress)
+            batch = batches[step * accelerator.num_processes + accelerator.process_index].to(accelerator.device)
+            loss, metrics = wrapped(batch)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            step += 1
+            samples += len(batch.valid)
+            if average is not None:
+                average.update(step)
+            if step % config.log_every == 0 or step == 1:
+                value = float(loss.detach())
+                if not math.isfinite(value):
+                    raise UsageError(f"training diverged: the loss is {value} at step {step}; lower --learning-rate.")
+                seconds = before + time.monotonic() - start
+                if accelerator.is_main_process:
+                    line = {"step": step, "seconds": round(seconds, 2), "loss": value, "grad_norm": float(norm or 0)}
+                    run.log(line | {k: float(v.detach()) for k, v in metrics.items()})
+                bar.update(task, completed=progress, step=step, loss=value, samples=samples)
+            if time.monotonic() - saved >= config.checkpoint_seconds and accelerator.is_main_process:
+                seconds = before + time.monotonic() - start
+                _save_checkpoint(checkpoint, model, optimizer, average, step, seconds)
+                saved = time.monotonic()
+            if on_step is not None:
+                on_step(step)
+    if accelerator.is_main_process:
+        _finish(model, average, run, checkpoint, step, before + time.monotonic() - start)
+
+
+def _finish(model: nn.Module, average: _Average | None, run: Run, checkpoint: Path, step: int, seconds: float) -> None:
+    """Put the weights to use into the model and the run, and drop the checkpoint."""
+    if average is not None:
+        model.load_state_dict(average.state())
+    model.eval()
+    run.save(model.state_dict())
+    run.log({"step": step, "seconds": round(seconds, 2), "finished": True})
+    checkpoint.unlink(missing_ok=True)
+    if checkpoint.parent.exists():
+        checkpoint.parent.rmdir()

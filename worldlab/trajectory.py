@@ -1,0 +1,186 @@
+"""What every part of worldlab passes around: observations, trajectories of them, and the contract they meet under.
+
+Axes: b batch, t time (control steps), h w image, s state, a action, k chunk, p physics, z privileged.
+Images are uint8 and channels-last everywhere outside a network. SI units, radians and seconds.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+import torch
+from jaxtyping import Bool, Float, Float64, UInt8
+from torch import Tensor
+
+from worldlab.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a robot perceives at one instant, for any leading axes."""
+
+    images: dict[str, UInt8[Tensor, "*b _ _ 3"]]
+    """Camera name -> RGB."""
+    state: Float[Tensor, "*b s"]
+    """Proprioception, in the units of `Spec.state` (radians for joints)."""
+    task: tuple[str, ...]
+    """The instruction of each batch entry; one entry where there is no batch axis."""
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `f` to every tensor."""
+        return type(self)({name: f(image) for name, image in self.images.items()}, f(self.state), self.task)
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every tensor to `device`."""
+        return self.map(lambda x: x.to(device))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Consecutive control steps: row t holds what was seen, what was done, and what came of it.
+
+    An episode of n actions has n + 1 rows (the RLDS convention); the last row is the final observation, and its action
+    and reward are zero. A window for training a policy may hold observations for its first rows only.
+    """
+
+    obs: Observation
+    """Leading axes *b t."""
+    action: Float[Tensor, "*b t a"]
+    """Taken at `obs[t]`, in environment units."""
+    reward: Float[Tensor, "*b t"]
+    """Received after `action[t]`."""
+    terminated: Bool[Tensor, "*b t"]
+    """The episode ended for good after `action[t]` (not by a time limit)."""
+    success: Bool[Tensor, "*b t"]
+    """The task's own predicate, after `action[t]`."""
+    valid: Bool[Tensor, "*b t"]
+    """False on padding rows."""
+    physics: Float64[Tensor, "*b t p"] | None = None
+    """The simulator's whole integration state at `obs[t]`; None if imagined or imported."""
+    privileged: Float[Tensor, "*b t z"] | None = None
+    """What only a simulator knows, named in `Spec.privileged`: labels and probe targets, never a policy's input."""
+
+    @property
+    def length(self) -> Tensor:
+        """Number of real rows of each episode, shape (*b,)."""
+        return self.valid.sum(-1)
+
+    @property
+    def succeeded(self) -> Tensor:
+        """Whether the task was achieved at any real row, shape (*b,)."""
+        return (self.success & self.valid).any(-1)
+
+    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+        """Apply `f` to every tensor."""
+        return type(self)(
+            obs=self.obs.map(f),
+            action=f(self.action),
+            reward=f(self.reward),
+            terminated=f(self.terminated),
+            success=f(self.success),
+            valid=f(self.valid),
+            physics=None if self.physics is None else f(self.physics),
+            privileged=None if self.privileged is None else f(self.privileged),
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """Move every tensor to `device`."""
+        return self.map(lambda x: x.to(device))
+
+    def rows(self, start: int, stop: int) -> Self:
+        """The rows start..stop-1 of every batch entry."""
+        axis = self.valid.ndim - 1
+        return self.map(lambda x: x.narrow(axis, start, min(stop, x.shape[axis]) - start))
+
+    def pick(self, entries: Sequence[int]) -> Self:
+        """The given batch entries, in the given order (the first axis must be the batch)."""
+        index = torch.as_tensor(entries, dtype=torch.long)
+        part = self.map(lambda x: x[index.to(x.device)])
+        return replace(part, obs=replace(part.obs, task=tuple(self.obs.task[i] for i in entries)))
+
+    def episode(self, i: int) -> Self:
+        """Batch entry i without its batch axis and without its padding."""
+        n = int(self.length[i])
+        part = self.map(lambda x: x[i, :n])
+        return replace(part, obs=replace(part.obs, task=(self.obs.task[i],)))
+
+
+def stack(episodes: Sequence[Trajectory]) -> Trajectory:
+    """Put trajectories of one episode each side by side, padding the shorter with invalid zero rows."""
+    longest = max(len(e.valid) for e in episodes)
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
+
+    padded = [e.map(pad) for e in episodes]
+
+    def side(get: Callable[[Trajectory], Tensor]) -> Tensor:
+        return torch.stack([get(e) for e in padded])
+
+    def side_or_none(get: Callable[[Trajectory], Tensor | None]) -> Tensor | None:
+        parts = [part for e in padded if (part := get(e)) is not None]
+        return torch.stack(parts) if len(parts) == len(padded) else None
+
+    return Trajectory(
+        obs=Observation(
+            {name: side(lambda e, name=name: e.obs.images[name]) for name in padded[0].obs.images},
+            side(lambda e: e.obs.state),
+            tuple(e.obs.task[0] for e in episodes),
+        ),
+        action=side(lambda e: e.action),
+        reward=side(lambda e: e.reward),
+        terminated=side(lambda e: e.terminated),
+        success=side(lambda e: e.success),
+        valid=side(lambda e: e.valid),
+        physics=side_or_none(lambda e: e.physics),
+        privileged=side_or_none(lambda e: e.privileged),
+    )
+
+
+Control = Literal["joint_position", "joint_delta", "ee_delta", "raw"]
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a policy and an environment must agree on before they meet."""
+
+    cameras: dict[str, tuple[int, int]]
+    """Camera name -> (height, width) in pixels."""
+    state: tuple[str, ...]
+    """Name of each state dimension, LeRobot's where LeRobot has one: "shoulder_pan.pos"."""
+    action: tuple[str, ...]
+    """Name of each action dimension."""
+    privileged: tuple[str, ...]
+    """Name of each privileged dimension, "red_cube.x"; () outside simulation. Not part of the agreement."""
+    control: Control
+    """What an action means."""
+    low: tuple[float, ...]
+    """Smallest action, environment units."""
+    high: tuple[float, ...]
+    """Largest action, environment units."""
+    fps: int
+    """Control steps a second."""
+
+    def check(self, other: Self, names: tuple[str, str] = ("policy", "environment")) -> None:
+        """Raise `UsageError` naming the first thing in which `other` does not offer what this contract needs."""
+
+        def differ(what: str, mine: object, theirs: object) -> UsageError:
+            return UsageError(f"{names[0]} and {names[1]} disagree on {what}: {names[0]} {mine}, {names[1]} {theirs}.")
+
+        for camera, size in self.cameras.items():
+            if camera not in other.cameras:
+                raise differ("cameras", f"needs '{camera}'", f"has {', '.join(other.cameras) or 'none'}")
+            if tuple(other.cameras[camera]) != tuple(size):
+                raise differ(f"the size of camera '{camera}'", tuple(size), tuple(other.cameras[camera]))
+        pairs: list[tuple[str, object, object]] = [
+            ("state", self.state, other.state),
+            ("action", self.action, other.action),
+            ("control", self.control, other.control),
+            ("fps", self.fps, other.fps),
+        ]
+        for what, mine, theirs in pairs:
+            if mine != theirs:
+                raise differ(what, mine, theirs)
+        for what, mine, theirs in (("low", self.low, other.low), ("high", self.high, other.high)):
+            if any(abs(a - b) > 1e-5 for a, b in zip(mine, theirs, strict=True)):
+                raise differ(f"the {what}est action", mine, theirs)
