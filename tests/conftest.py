@@ -26,12 +26,10 @@ COUNT_SPEC = Spec(
 )
 
 
-def count_image(count: torch.Tensor) -> torch.Tensor:
-    """The 8 x 8 picture of a count: every pixel is 10 * count + 100."""
-    value = (100 + 10 * count).clamp(0, 255).round().to(torch.uint8)
-    return value[..., None, None].expand(*count.shape, 8, 8, 3).contiguous() if count.shape[-1:] != (1,) else (
-        value[..., None, None].expand(*count.shape[:-1], 8, 8, 3).contiguous()
-    )
+def count_image(state: torch.Tensor) -> torch.Tensor:
+    """The 8 x 8 picture of a state (..., 1): every pixel is 10 * count + 100."""
+    value = (100 + 10 * state).clamp(0, 255).round().to(torch.uint8)
+    return value[..., None, None].expand(*state.shape[:-1], 8, 8, 3).contiguous()
 
 
 class CountEnv(gymnasium.vector.VectorEnv):

@@ -1,13 +1,40 @@
 """The roles that meet in worldlab. Nothing inherits from them; having the methods is enough."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from worldlab.trajectory import Observation, Spec, Trajectory
+
+
+type Arrays = Mapping[str, NDArray[np.generic]]
+
+
+@runtime_checkable
+class Environment(Protocol):
+    """What `rollout` needs of a `gymnasium.vector.VectorEnv` in lockstep (autoreset disabled).
+
+    Observations are a dict with "state" and "images.<camera>"; `info` holds "task" (n strings), "success" (n,) and, in
+    simulation, "privileged" (n, z), at reset and at every step. A finished environment stands still.
+    """
+
+    num_envs: int
+    metadata: dict[str, object]
+
+    @property
+    def contract(self) -> Spec:
+        """What a policy must agree with."""
+        ...
+
+    def reset(self, *, seed: int | None = None) -> tuple[Arrays, dict[str, object]]: ...
+    def step(
+        self, actions: NDArray[np.float32]
+    ) -> tuple[Arrays, NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_], dict[str, object]]: ...
 
 
 @runtime_checkable

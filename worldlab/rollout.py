@@ -1,7 +1,6 @@
 """The one loop that meets policies and environments, real or imagined."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -9,29 +8,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldlab.errors import UsageError
-from worldlab.protocols import Policy, Restorable
-from worldlab.trajectory import Observation, Spec, Trajectory
-
-type Arrays = Mapping[str, NDArray[np.generic]]
-
-
-class Env(Protocol):
-    """What `rollout` needs of a `gymnasium.vector.VectorEnv` in lockstep (autoreset disabled).
-
-    Observations are a dict with "state" and "images.<camera>"; `info` holds "task" (n strings), "success" (n,) and, in
-    simulation, "privileged" (n, z), at reset and at every step. A finished environment stands still.
-    """
-
-    num_envs: int
-    metadata: dict[str, object]
-
-    @property
-    def contract(self) -> Spec: ...
-    def reset(self, *, seed: int | None = None) -> tuple[Arrays, dict[str, object]]: ...
-    def step(
-        self, actions: NDArray[np.float32]
-    ) -> tuple[Arrays, NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_], dict[str, object]]: ...
-
+from worldlab.protocols import Arrays, Environment, Policy, Restorable
+from worldlab.trajectory import Observation, Trajectory
 
 def observation(raw: Arrays, task: tuple[str, ...]) -> Observation:
     """A Gymnasium observation dict as an `Observation`. The tensors share no memory with the environment."""
@@ -42,7 +20,7 @@ def observation(raw: Arrays, task: tuple[str, ...]) -> Observation:
 class _Recorder:
     """Collects the rows of a rollout and puts them together."""
 
-    def __init__(self, env: Env) -> None:
+    def __init__(self, env: Environment) -> None:
         self.env = env
         self.rows: list[dict[str, Tensor]] = []
         self.observations: list[Observation] = []
@@ -92,7 +70,7 @@ class _Recorder:
 
 def rollout(
     policy: Policy,
-    env: Env,
+    env: Environment,
     seed: int,
     max_steps: int | None = None,
     on_step: Callable[[int], None] | None = None,
@@ -101,7 +79,7 @@ def rollout(
 
     Args:
         policy: asked for a chunk whenever the last one is used up.
-        env: real or imagined; see `Env`.
+        env: real or imagined; see `Environment`.
         seed: of the first environment.
         max_steps: stop after this many steps even if episodes go on; None leaves it to the environment.
         on_step: called with the number of episodes still running, for a progress bar.

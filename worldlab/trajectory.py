@@ -6,7 +6,7 @@ Images are uint8 and channels-last everywhere outside a network. SI units, radia
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Float64, UInt8
@@ -26,11 +26,11 @@ class Observation:
     task: tuple[str, ...]
     """The instruction of each batch entry; one entry where there is no batch axis."""
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Observation":
         """Apply `f` to every tensor."""
-        return type(self)({name: f(image) for name, image in self.images.items()}, f(self.state), self.task)
+        return Observation({name: f(image) for name, image in self.images.items()}, f(self.state), self.task)
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Observation":
         """Move every tensor to `device`."""
         return self.map(lambda x: x.to(device))
 
@@ -70,9 +70,9 @@ class Trajectory:
         """Whether the task was achieved at any real row, shape (*b,)."""
         return (self.success & self.valid).any(-1)
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> Self:
+    def map(self, f: Callable[[Tensor], Tensor]) -> "Trajectory":
         """Apply `f` to every tensor."""
-        return type(self)(
+        return Trajectory(
             obs=self.obs.map(f),
             action=f(self.action),
             reward=f(self.reward),
@@ -83,22 +83,22 @@ class Trajectory:
             privileged=None if self.privileged is None else f(self.privileged),
         )
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self, device: torch.device | str) -> "Trajectory":
         """Move every tensor to `device`."""
         return self.map(lambda x: x.to(device))
 
-    def rows(self, start: int, stop: int) -> Self:
+    def rows(self, start: int, stop: int) -> "Trajectory":
         """The rows start..stop-1 of every batch entry."""
         axis = self.valid.ndim - 1
         return self.map(lambda x: x.narrow(axis, start, min(stop, x.shape[axis]) - start))
 
-    def pick(self, entries: Sequence[int]) -> Self:
+    def pick(self, entries: Sequence[int]) -> "Trajectory":
         """The given batch entries, in the given order (the first axis must be the batch)."""
         index = torch.as_tensor(entries, dtype=torch.long)
         part = self.map(lambda x: x[index.to(x.device)])
         return replace(part, obs=replace(part.obs, task=tuple(self.obs.task[i] for i in entries)))
 
-    def episode(self, i: int) -> Self:
+    def episode(self, i: int) -> "Trajectory":
         """Batch entry i without its batch axis and without its padding."""
         n = int(self.length[i])
         part = self.map(lambda x: x[i, :n])
@@ -161,7 +161,7 @@ class Spec:
     fps: int
     """Control steps a second."""
 
-    def check(self, other: Self, names: tuple[str, str] = ("policy", "environment")) -> None:
+    def check(self, other: "Spec", names: tuple[str, str] = ("policy", "environment")) -> None:
         """Raise `UsageError` naming the first thing in which `other` does not offer what this contract needs."""
 
         def differ(what: str, mine: object, theirs: object) -> UsageError:
