@@ -1,0 +1,29 @@
+# Every target sets up what it needs; a fresh clone needs nothing but Python and make.
+.PHONY: setup demo test check bench build
+.DEFAULT_GOAL := setup
+
+export MUJOCO_GL ?= egl
+export HF_HUB_OFFLINE ?= 1
+BIN := .venv/bin
+MINUTES ?= 1
+
+setup: ## install everything into .venv
+	@./tools/setup.sh
+
+demo: setup ## the main job, end to end; MINUTES scales the training budgets
+	@$(BIN)/worldlab demo --minutes $(MINUTES)
+
+test: setup ## the tests
+	@$(BIN)/pytest
+
+check: setup ## format, lint, types, layers
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/basedpyright
+	@$(BIN)/lint-imports
+
+bench: setup ## speed, against peers in the same run
+	@$(BIN)/python -m benchmarks
+
+build: setup ## build the wheels and smoke-test them in an empty environment
+	@./tools/build.sh

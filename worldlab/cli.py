@@ -1,0 +1,294 @@
+"""The command line: one frozen dataclass per verb, each a thin call of the function of the same name in `workbench`.
+
+Everything heavy is imported inside `run`, so that `worldlab --help` answers at once.
+"""
+
+import errno
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from worldlab.errors import UsageError
+
+if TYPE_CHECKING:
+    from worldlab.workbench import Outcome
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verb:
+    """What every verb takes."""
+
+    json: bool = False
+    """Print the last line as JSON on stdout; everything else goes to stderr."""
+    seed: int = 0
+    """Everything random is keyed by it."""
+    device: Device = "auto"
+    """Where networks run."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Verb):
+    """The main job, end to end: demonstrations, two policies, a world model, counterfactuals, LeRobot, a report."""
+
+    out: Path = Path("runs/demo")
+    """Folder for everything it makes; report.html is the one to open."""
+    minutes: float = 1.0
+    """Scales every training budget."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.demo import demo
+
+        return demo(self.out, self.minutes, self.seed, self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collect(Verb):
+    """Record episodes into a store; an existing store of the same kind is appended to."""
+
+    env: Positional[str]
+    """Environment id: worldlab/Reach-v0, dm_control/cartpole-swingup-v0, or any of Gymnasium's."""
+    episodes: int
+    """Episodes to keep."""
+    out: Path
+    """The store, for example data/reach.zarr."""
+    policy: str = "expert"
+    """expert, random, a run folder, or lerobot:DIR."""
+    noise: float = 0.0
+    """Disturb the expert's joint targets in bursts of this size in radians; its clean action is stored as the label."""
+    keep_failures: bool = False
+    """Keep the expert's failed episodes too."""
+    size: int = 64
+    """Height and width of the camera images in pixels."""
+    n: int = 32
+    """Environments in lockstep; the episodes do not depend on it."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import collect
+
+        return collect(
+            self.env,
+            self.episodes,
+            self.out,
+            policy=self.policy,
+            noise=self.noise,
+            keep_failures=self.keep_failures,
+            size=self.size,
+            n=self.n,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Verb):
+    """Train a model by a preset's recipe. `worldlab list presets` shows them."""
+
+    preset: Positional[str]
+    """MODEL-TASK: flow-reach, tokens-lift, state-push."""
+    data: Path
+    """The store to train on."""
+    out: Path
+    """The run folder to make."""
+    steps: int | None = None
+    """Budget in steps, instead of the preset's."""
+    minutes: float | None = None
+    """Budget in minutes, instead of the preset's."""
+    resume: bool = False
+    """Go on from the checkpoint in --out."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import train
+
+        return train(
+            self.preset,
+            self.data,
+            self.out,
+            steps=self.steps,
+            minutes=self.minutes,
+            resume=self.resume,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Verb):
+    """Success rate of a policy on unseen seeds, with its interval and its controls."""
+
+    policy: Positional[str]
+    """A run folder, expert, random, or lerobot:DIR."""
+    env: str
+    """Environment id."""
+    episodes: int = 100
+    """Episode i starts from seed + i."""
+    n: int = 50
+    """Environments in lockstep; the result does not depend on it."""
+    controls: bool = True
+    """Also evaluate the expert, random actions, blank images and wrong instructions."""
+    variation: tuple[str, ...] = ()
+    """Departures from the training world, NAME=SEVERITY. `worldlab list variations` shows them."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import evaluate
+
+        return evaluate(
+            self.policy,
+            self.env,
+            self.episodes,
+            n=self.n,
+            controls=self.controls,
+            variation=self.variation,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Verb):
+    """Two policies on the same seeds: a paired test and a verdict."""
+
+    a: Positional[str]
+    """A run folder, expert, random, or lerobot:DIR."""
+    b: Positional[str]
+    """The other one."""
+    env: str
+    """Environment id."""
+    episodes: int = 100
+    """Episode i starts from seed + i, for both."""
+    n: int = 50
+    """Environments in lockstep."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import compare
+
+        return compare(self.a, self.b, self.env, self.episodes, n=self.n, seed=self.seed, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imagine(Verb):
+    """Counterfactuals of a world model, scored against the simulator's own branches."""
+
+    model: Positional[Path]
+    """A run folder that holds a world model."""
+    data: Path
+    """The store whose held-out episodes are branched."""
+    horizon: int = 20
+    """Control steps to imagine."""
+    branches: int = 8
+    """Branches of each start; branch 0 is what was recorded."""
+    starts: int = 64
+    """Recorded rows to branch from."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import imagine
+
+        return imagine(
+            self.model,
+            self.data,
+            horizon=self.horizon,
+            branches=self.branches,
+            starts=self.starts,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Verb):
+    """Write a store as a LeRobot dataset, or a run as a LeRobot policy."""
+
+    what: Positional[Literal["dataset", "policy"]]
+    """What to export."""
+    source: Positional[Path]
+    """The store or the run."""
+    out: Path
+    """The folder to make."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import export
+
+        return export(self.what, self.source, self.out)
+
+
+@dataclass(frozen=True, kw_only=True)
+class View(Verb):
+    """What a store or a run holds."""
+
+    path: Positional[Path]
+    """A store or a run folder."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import view
+
+        return view(self.path)
+
+
+@dataclass(frozen=True, kw_only=True)
+class List(Verb):
+    """The names that other verbs take."""
+
+    what: Positional[Literal["envs", "presets", "variations"]]
+    """Which names."""
+
+    def run(self) -> "Outcome":
+        """Run it."""
+        from worldlab.workbench import names
+
+        return names(self.what)
+
+
+type Command = (
+    Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Collect, tyro.conf.subcommand("collect")]
+    | Annotated[Train, tyro.conf.subcommand("train")]
+    | Annotated[Eval, tyro.conf.subcommand("eval")]
+    | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Imagine, tyro.conf.subcommand("imagine")]
+    | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[View, tyro.conf.subcommand("view")]
+    | Annotated[List, tyro.conf.subcommand("list")]
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line; bad input ends with one sentence on stderr and exit status 2."""
+    try:
+        command: Verb = tyro.cli(  # pyright: ignore[reportAssignmentType, reportCallIssue]
+            Command.__value__,  # pyright: ignore[reportArgumentType]
+            prog="worldlab",
+            description="Robot policies and world models, with the simulator as the ground truth for the dream.",
+            args=argv,
+            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff)[:1],
+        )
+        outcome = command.run()  # pyright: ignore[reportAttributeAccessIssue]
+    except UsageError as error:
+        fail(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        fail(f"the disk is full: could not write {error.filename or 'a file'}. Free some space and run this again.")
+    except KeyboardInterrupt:
+        sys.exit(130)
+    else:
+        print(json.dumps(outcome.values) if command.json else outcome.line)  # noqa: T201
+
+
+def fail(sentence: str) -> None:
+    """End with one sentence and status 2."""
+    print(f"worldlab: {sentence}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
