@@ -1,0 +1,8 @@
+"""Evaluation: success that can be trusted, comparisons on the same seeds, controls, and the report to show."""
+
+from worldlab.eval.compare import Comparison as Comparison
+from worldlab.eval.compare import compare as compare
+from worldlab.eval.controls import controls as controls
+from worldlab.eval.success import Episode as Episode
+from worldlab.eval.success import SuccessResult as SuccessResult
+from worldlab.eval.success import success as success
