@@ -11,7 +11,6 @@ from torch import Tensor
 
 from worldlab.trajectory import Observation, Spec, Trajectory
 
-
 type Arrays = Mapping[str, NDArray[np.generic]]
 
 
@@ -31,10 +30,15 @@ class Environment(Protocol):
         """What a policy must agree with."""
         ...
 
-    def reset(self, *, seed: int | None = None) -> tuple[Arrays, dict[str, object]]: ...
+    def reset(self, *, seed: int | None = None) -> tuple[Arrays, dict[str, object]]:
+        """Begin one episode per environment; environment i starts from seed + i."""
+        ...
+
     def step(
         self, actions: NDArray[np.float32]
-    ) -> tuple[Arrays, NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_], dict[str, object]]: ...
+    ) -> tuple[Arrays, NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_], dict[str, object]]:
+        """Observation, reward, terminated, truncated and info after actions of shape (n, a)."""
+        ...
 
 
 @runtime_checkable

@@ -11,6 +11,7 @@ from worldlab.errors import UsageError
 from worldlab.protocols import Arrays, Environment, Policy, Restorable
 from worldlab.trajectory import Observation, Trajectory
 
+
 def observation(raw: Arrays, task: tuple[str, ...]) -> Observation:
     """A Gymnasium observation dict as an `Observation`. The tensors share no memory with the environment."""
     images = {k.removeprefix("images."): torch.tensor(v) for k, v in raw.items() if k.startswith("images.")}

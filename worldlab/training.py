@@ -6,10 +6,10 @@ resumed ends with the same bits as one that was not: a checkpoint needs weights,
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -110,48 +110,12 @@ class _Average:
     def update(self, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         live = dict(self.model.named_parameters())
-        torch._foreach_lerp_(list(self.weights.values()), [live[n].detach() for n in self.weights], 1 - decay)  # noqa: SLF001
+        for name, average in self.weights.items():
+            average.lerp_(live[name], 1 - decay)
 
     def state(self) -> dict[str, Tensor]:
         """The model's state dict with averaged parameters."""
         return {**self.model.state_dict(), **self.weights}
-
-
-def _save_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None, step: int, seconds: float
-) -> None:
-    """One file, replaced atomically, without pickle."""
-    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
-    tensors |= {f"average.{k}": v for k, v in (average.weights if average else {}).items()}
-    for i, moments in optimizer.state_dict()["state"].items():
-        tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
-    path.parent.mkdir(exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    progress = json.dumps({"step": step, "seconds": seconds})
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"progress": progress})
-    temporary.replace(path)
-
-
-def _load_checkpoint(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: _Average | None
-) -> tuple[int, float]:
-    """Restore everything `_save_checkpoint` saved; returns the step and the seconds trained so far."""
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "adam": {}}
-    with safe_open(path, "pt") as file:
-        progress = json.loads(file.metadata()["progress"])
-        for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
-            group, rest = name.split(".", 1)
-            groups[group][rest] = file.get_tensor(name)
-    model.load_state_dict(groups["model"])
-    if average is not None:
-        for name, tensor in average.weights.items():
-            tensor.copy_(groups["average"][name])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in groups["adam"].items():
-        i, moment = name.split(".", 1)
-        state.setdefault(int(i), {})[moment] = tensor
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(progress["step"]), float(progress["seconds"])
 
 
 def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
@@ -167,7 +131,7 @@ def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
 class _Speed(ProgressColumn):
     """Training samples per second of wall time."""
 
-    def render(self, task: Task) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def render(self, task: Task) -> str:  # pyright: ignore[reportIncompatibleMethodOverride] - rich renders strings too
         return f"{task.fields['samples'] / max(task.elapsed or 0.0, 1e-9):,.0f} samples/s"
 
 
@@ -182,7 +146,107 @@ def _progress_bar(show: bool) -> Progress:
     return Progress(*columns, console=Console(stderr=True), disable=not show, refresh_per_second=2)
 
 
-def fit(  # noqa: PLR0915 - the loop reads best in one piece
+class _Fitting:
+    """The state of one training: what a checkpoint holds, and the step that changes it."""
+
+    def __init__(self, model: nn.Module, config: FitConfig, run: Run, device: Device) -> None:
+        self.model, self.config, self.run = model, config, run
+        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=pick_device(device).type == "cpu")
+        self.wrapped, self.optimizer = self.accelerator.prepare(_Loss(model), _optimizer(model, config))
+        self.average = _Average(model, config.ema) if config.ema is not None else None
+        self.checkpoint = run.path / "checkpoint" / "state.safetensors"
+        self.step, self.samples, self.loss = 0, 0, math.nan
+        self._before, self._start, self._saved = 0.0, time.monotonic(), time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time trained, before and after resuming."""
+        return self._before + time.monotonic() - self._start
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the budget that is used up."""
+        return self.config.progress(self.step, self.seconds)
+
+    def advance(self, batches: Batches) -> None:
+        """One optimizer step, with what has to be logged and saved after it."""
+        machine, config = self.accelerator, self.config
+        torch.manual_seed(key(config.seed, self.step, machine.process_index))
+        for group in self.optimizer.param_groups:
+            group["lr"] = config.rate(self.progress)
+        batch = batches[self.step * machine.num_processes + machine.process_index].to(machine.device)
+        loss, metrics = self.wrapped(batch)
+        machine.backward(loss)
+        norm = machine.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.samples += len(batch.valid)
+        if self.average is not None:
+            self.average.update(self.step)
+        if self.step % config.log_every == 0 or self.step == 1:
+            self._log(loss, norm, metrics)
+        if machine.is_main_process and time.monotonic() - self._saved >= config.checkpoint_seconds:
+            self.save()
+
+    def _log(self, loss: Tensor, norm: Tensor | float | None, metrics: dict[str, Tensor]) -> None:
+        self.loss = float(loss.detach())
+        if not math.isfinite(self.loss):
+            raise UsageError(f"training diverged: the loss is {self.loss} at step {self.step}; train more slowly.")
+        if self.accelerator.is_main_process:
+            line = {
+                "step": self.step,
+                "seconds": round(self.seconds, 2),
+                "loss": self.loss,
+                "grad_norm": float(norm or 0),
+            }
+            self.run.log(line | {name: float(value.detach()) for name, value in metrics.items()})
+
+    def save(self) -> None:
+        """Write a checkpoint: one file, replaced atomically, without pickle."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"average.{k}": v for k, v in (self.average.weights if self.average else {}).items()}
+        for i, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
+        self.checkpoint.parent.mkdir(exist_ok=True)
+        temporary = self.checkpoint.with_suffix(".tmp")
+        progress = json.dumps({"step": self.step, "seconds": self.seconds})
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"progress": progress})
+        temporary.replace(self.checkpoint)
+        self._saved = time.monotonic()
+
+    def load(self) -> None:
+        """Go on from the checkpoint, if there is one."""
+        if not self.checkpoint.exists():
+            return
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "adam": {}}
+        with safe_open(self.checkpoint, "pt") as file:
+            progress = json.loads(file.metadata()["progress"])
+            for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
+                group, rest = name.split(".", 1)
+                groups[group][rest] = file.get_tensor(name)
+        self.model.load_state_dict(groups["model"])
+        for name, tensor in (self.average.weights if self.average else {}).items():
+            tensor.copy_(groups["average"][name])
+        moments: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in groups["adam"].items():
+            i, moment = name.split(".", 1)
+            moments.setdefault(int(i), {})[moment] = tensor
+        self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        self.step, self._before = int(progress["step"]), float(progress["seconds"])
+
+    def finish(self) -> None:
+        """Put the weights to use into the model and the run, and drop the checkpoint."""
+        if self.average is not None:
+            self.model.load_state_dict(self.average.state())
+        self.model.eval()
+        if self.accelerator.is_main_process:
+            self.run.save(self.model.state_dict())
+            self.run.log({"step": self.step, "seconds": round(self.seconds, 2), "loss": self.loss, "finished": True})
+            shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+
+
+def fit(
     model: nn.Module,
     batches: Batches,
     config: FitConfig,
@@ -210,58 +274,15 @@ def fit(  # noqa: PLR0915 - the loop reads best in one piece
     """
     if config.steps is None and config.minutes is None:
         raise UsageError("training needs a budget: give --steps or --minutes.")
-    accelerator = Accelerator(mixed_precision=config.precision, cpu=pick_device(device).type == "cpu")
-    optimizer = _optimizer(model, config)
-    wrapped, optimizer = accelerator.prepare(_Loss(model), optimizer)
-    average = _Average(model, config.ema) if config.ema is not None else None
-    checkpoint = run.path / "checkpoint" / "state.safetensors"
-    step, before = 0, 0.0
-    if resume and checkpoint.exists():
-        step, before = _load_checkpoint(checkpoint, model, optimizer, average)
+    fitting = _Fitting(model, config, run, device)
+    if resume:
+        fitting.load()
     model.train()
-    start, saved, samples = time.monotonic(), time.monotonic(), 0
-    with _progress_bar(show and accelerator.is_main_process) as bar:
-        task = bar.add_task("training", total=1.0, step=step, loss=math.nan, samples=0)
-        while (progress := config.progress(step, before + time.monotonic() - start)) < 1:
-            torch.manual_seed(key(config.seed, step, accelerator.process_index))
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate(progress)
-            batch = batches[step * accelerator.num_processes + accelerator.process_index].to(accelerator.device)
-            loss, metrics = wrapped(batch)
-            accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.clip)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            step += 1
-            samples += len(batch.valid)
-            if average is not None:
-                average.update(step)
-            if step % config.log_every == 0 or step == 1:
-                value = float(loss.detach())
-                if not math.isfinite(value):
-                    raise UsageError(f"training diverged: the loss is {value} at step {step}; lower --learning-rate.")
-                seconds = before + time.monotonic() - start
-                if accelerator.is_main_process:
-                    line = {"step": step, "seconds": round(seconds, 2), "loss": value, "grad_norm": float(norm or 0)}
-                    run.log(line | {k: float(v.detach()) for k, v in metrics.items()})
-                bar.update(task, completed=progress, step=step, loss=value, samples=samples)
-            if time.monotonic() - saved >= config.checkpoint_seconds and accelerator.is_main_process:
-                seconds = before + time.monotonic() - start
-                _save_checkpoint(checkpoint, model, optimizer, average, step, seconds)
-                saved = time.monotonic()
+    with _progress_bar(show and fitting.accelerator.is_main_process) as bar:
+        task = bar.add_task("training", total=1.0, step=fitting.step, loss=math.nan, samples=0)
+        while fitting.progress < 1:
+            fitting.advance(batches)
+            bar.update(task, completed=fitting.progress, step=fitting.step, loss=fitting.loss, samples=fitting.samples)
             if on_step is not None:
-                on_step(step)
-    if accelerator.is_main_process:
-        _finish(model, average, run, checkpoint, step, before + time.monotonic() - start)
-
-
-def _finish(model: nn.Module, average: _Average | None, run: Run, checkpoint: Path, step: int, seconds: float) -> None:
-    """Put the weights to use into the model and the run, and drop the checkpoint."""
-    if average is not None:
-        model.load_state_dict(average.state())
-    model.eval()
-    run.save(model.state_dict())
-    run.log({"step": step, "seconds": round(seconds, 2), "finished": True})
-    checkpoint.unlink(missing_ok=True)
-    if checkpoint.parent.exists():
-        checkpoint.parent.rmdir()
+                on_step(fitting.step)
+    fitting.finish()
