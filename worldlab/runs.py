@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from worldlab.errors import UsageError
 
-type Json = str | int | float | bool | list["Json"] | Mapping[str, "Json"] | None
+type Json = str | int | float | bool | list[Json] | Mapping[str, Json] | None
 
 _VERSIONED = ("worldlab", "torch", "mujoco", "gymnasium", "lerobot", "transformers", "diffusers", "zarr", "numpy")
 
