@@ -1,0 +1,38 @@
+"""World models, and the environment that a world model is."""
+
+from pathlib import Path
+
+from pydantic import TypeAdapter
+
+from worldlab.dynamics.imagined import ImaginedEnv
+from worldlab.dynamics.state_model import StateModel, StateModelConfig
+from worldlab.errors import UsageError
+from worldlab.normalize import Statistics
+from worldlab.runs import Run
+from worldlab.trajectory import Spec
+
+__all__ = ["ImaginedEnv", "StateModel", "StateModelConfig", "create", "load"]
+
+
+def create(config: StateModelConfig, spec: Spec, statistics: Statistics) -> StateModel:
+    """An untrained world model for data of that `Spec`."""
+    return StateModel(config, spec, statistics)
+
+
+def load(path: str | Path, device: str = "cpu") -> StateModel:
+    """The world model of a run.
+
+    Raises:
+        UsageError: there is no run, it holds something else, or its weights are missing.
+    """
+    run = Run.open(path)
+    config = run.config
+    if config["kind"] != "state":
+        raise UsageError(f"'{path}' holds a policy ({config['kind']}), not a world model (state).")
+    model = create(
+        TypeAdapter(StateModelConfig).validate_python(config["model"]),
+        TypeAdapter(Spec).validate_python(config["spec"]),
+        TypeAdapter(Statistics).validate_python(config["statistics"]),
+    )
+    run.load_into(model)
+    return model.to(device).eval()

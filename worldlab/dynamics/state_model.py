@@ -1,0 +1,274 @@
+"""A world model of what the simulator knows: joints, gripper, objects. It draws frames from that."""
+
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldlab.dynamics.decoder import FrameDecoder
+from worldlab.dynamics.layout import Layout, World
+from worldlab.dynamics.rotations import exponential, multiply
+from worldlab.errors import UsageError
+from worldlab.normalize import Moments, Standardize, Statistics
+from worldlab.runs import Json, to_json
+from worldlab.trajectory import Observation, Spec, Trajectory
+
+NEAR = 0.05
+"""Metres: the scale on which an object's place relative to the gripper matters."""
+STEP = 0.1
+"""A control step changes a quantity by about this fraction of its standard deviation over the data."""
+CENTIMETRE = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class StateModelConfig:
+    """`StateModel`."""
+
+    kind: Literal["state"] = "state"
+    """Names the model in a run."""
+    width: int = 192
+    """Of the hidden layers."""
+    depth: int = 3
+    """Layers of each network of the dynamics."""
+    horizon: int = 8
+    """Steps imagined in training; every row of a window that has so many after it is a start."""
+    frames: int = 32
+    """Frames drawn per training step; drawing is trained beside the dynamics and does not shape it."""
+    draw_width: int = 16
+    """Channels of the frame decoder at half the cameras' resolution."""
+    focus: float = 20.0
+    """How much more a pixel weighs that differs by its whole range from the mean frame."""
+
+
+class StateModel(nn.Module):
+    """Predicts the simulator's low-dimensional state, and draws the frames from it.
+
+    **It is taught with labels that only a simulator has** (`Trajectory.privileged`: object poses) and needs them to
+    begin a dream, so it cannot start from a real camera. What that buys: it heeds actions after a minute on a laptop.
+
+    One step is residual: first the arm (state and free columns) from the action, then each object by one shared network
+    from its place relative to the gripper before and after, gated, so that what is not touched stays where it is. The
+    belief is [state, its last change, privileged], in the units of the data.
+    """
+
+    def __init__(self, config: StateModelConfig, spec: Spec, statistics: Statistics) -> None:
+        """`spec` and `statistics` are those of the data."""
+        super().__init__()
+        self.config, self._spec, self.statistics = config, spec, statistics
+        layout = self.layout = Layout.of(spec.privileged)
+        known = statistics.privileged or Moments((), (), (), ())
+        self.scale_state = Standardize(statistics.state)
+        self.scale_action = Standardize(statistics.action)
+        self.scale_free = Standardize(_select(known, layout.free))
+        self.scale_constants = Standardize(_select(known, layout.constants))
+        objects, marks, pixels = layout.sizes
+        states, free = len(spec.state), len(layout.free)
+        arm, seen = 2 * states + free, 9 + marks
+        width, depth = config.width, config.depth
+        self.arm = _mlp(arm + len(spec.action), width, depth, states + free)
+        self.object = _mlp(arm + states + free + 13, width, depth, 7 + pixels)
+        world = arm + len(layout.constants)
+        self.part = _mlp(world + seen + 3, width // 2, 2, width // 2)
+        self.outcome = _mlp(world + width // 2, width // 2, 2, 3)
+        self.decoder = FrameDecoder(world + objects * (seen + pixels), spec.cameras, config.draw_width)
+        for moves in (self.arm, self.object):
+            nn.init.zeros_(moves[-1].weight)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def spec(self) -> Spec:
+        """The data's, without the columns that are an expert's opinion and no part of the world."""
+        return replace(self._spec, privileged=self.layout.names)
+
+    def describe(self) -> dict[str, Json]:
+        """Everything but the weights that `load` needs."""
+        parts = {"model": self.config, "spec": self._spec, "statistics": self.statistics}
+        return {"kind": self.config.kind, **{name: to_json(asdict(part)) for name, part in parts.items()}}
+
+    def observe(self, context: Trajectory) -> Float[Tensor, "b d"]:
+        """The last valid row, and how the state changed to it (zero if it is the only one).
+
+        Raises:
+            UsageError: the context holds no privileged state.
+        """
+        rows = self._rows(context)
+        last = (context.length - 1).clamp(min=0)
+        return rows[torch.arange(len(rows), device=rows.device), last]
+
+    @torch.no_grad()
+    def imagine(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
+        """What follows each action; deterministic, so `generator` is not used."""
+        world, beliefs = self._split(belief), list[Tensor]()
+        for now in action.unbind(1):
+            world = self.advance(world, now)
+            beliefs.append(self._join(world))
+        dream = self._split(torch.stack(beliefs, 1))
+        reward, terminated, success = self._outcome(dream).unbind(-1)
+        return Trajectory(
+            obs=Observation(self.decoder.draw(self._drawn(dream)), dream.state, ("",) * len(belief)),
+            action=action,
+            reward=reward,
+            terminated=terminated > 0,
+            success=success > 0,
+            valid=torch.ones_like(reward, dtype=torch.bool),
+            privileged=self.layout.join(dream),
+        ), beliefs[-1]
+
+    def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """Errors of dreams of `config.horizon` steps from every row, of their outcomes, and of drawn frames.
+
+        Raises:
+            UsageError: the windows are too short to hold a step, or hold no privileged state.
+        """
+        rows = self._rows(batch)
+        horizon = min(self.config.horizon, rows.shape[1] - 1)
+        if horizon < 1:
+            raise UsageError("a world model learns from windows of at least 2 rows; got 1.")
+        starts = rows.shape[1] - horizon
+        world = self._split(rows[:, :starts])
+        terms: list[dict[str, Tensor]] = []
+        for h in range(horizon):
+            acted, came = slice(h, h + starts), slice(h + 1, h + 1 + starts)
+            world = self.advance(world, batch.action[:, acted])
+            errors = self._errors(world, self._split(rows[:, came]))
+            happened = torch.stack(
+                [x[:, acted].to(rows.dtype) for x in (batch.reward, batch.terminated, batch.success)], -1
+            )
+            errors |= self._outcome_errors(world, happened)
+            terms.append({name: (error * batch.valid[:, came]).sum() for name, error in errors.items()})
+        count = sum(int(batch.valid[:, h + 1 : h + 1 + starts].sum()) for h in range(horizon))
+        metrics = {name: torch.stack([term[name] for term in terms]).sum() / max(count, 1) for name in terms[0]}
+        metrics["frames"] = self._frame_loss(batch, rows)
+        return torch.stack(list(metrics.values())).sum(), metrics
+
+    def advance(self, world: World, action: Float[Tensor, "*b a"]) -> World:
+        """One control step."""
+        std, joints = self.scale_state.std * STEP, self.scale_state(world.state)
+        known = torch.cat([joints, world.velocity / std, self.scale_free(world.free)], -1)
+        # An absolute joint target matters by how far it is from where the joint is.
+        follows = self._spec.control == "joint_position" and self._spec.action == self._spec.state
+        aim = (action - world.state) / std if follows else self.scale_action(action)
+        moved = self.arm(torch.cat([known, aim], -1))
+        velocity = std * moved[..., : len(std)]
+        free = world.free + self.scale_free.std * STEP * moved[..., len(std) :]
+        moving = replace(world, state=world.state + velocity, velocity=velocity, free=free)
+        return self._push(world, moving, torch.cat([known, moved], -1))
+
+    def _push(self, before: World, after: World, known: Tensor) -> World:
+        """What the arm's motion from `before` to `after` does to the objects."""
+        objects = self.layout.sizes[0]
+        if objects == 0:
+            return after
+        inputs = [
+            known[..., None, :].expand(*known.shape[:-1], objects, known.shape[-1]),
+            self._near(before),
+            self._near(after),
+            before.place[..., 2:] / NEAR,
+            before.axes,
+        ]
+        gate, push, spin, pixels = self.object(torch.cat(inputs, -1)).split([1, 3, 3, before.pixels.shape[-1]], -1)
+        touched = gate.sigmoid() * before.marks[..., :1]
+        return replace(
+            after,
+            place=before.place + NEAR * touched * push,
+            turn=multiply(exponential(touched * spin), before.turn),
+            pixels=before.pixels + NEAR * touched * pixels,
+        )
+
+    def _near(self, world: World) -> Float[Tensor, "*b o 3"]:
+        """Where the objects are as seen from the gripper, in units of `NEAR`."""
+        gripper = list(self.layout.gripper)
+        origin = world.free[..., None, gripper] if gripper else 0.0
+        return (world.place - origin) / NEAR
+
+    def _rows(self, batch: Trajectory) -> Float[Tensor, "b t d"]:
+        """Every row as a belief; the first row of a window is taken to be at rest."""
+        if batch.privileged is None:
+            raise UsageError("this world model needs the simulator's privileged state, and these episodes have none.")
+        state = batch.obs.state
+        velocity = torch.diff(state, dim=1, prepend=state[:, :1])
+        return torch.cat([state, velocity, batch.privileged[..., : len(self.layout.names)]], -1)
+
+    def _split(self, belief: Float[Tensor, "*b d"]) -> World:
+        states = len(self._spec.state)
+        return self.layout.split(*belief.split([states, states, len(self.layout.names)], -1))
+
+    def _join(self, world: World) -> Float[Tensor, "*b d"]:
+        """The inverse of `_split`."""
+        return torch.cat([world.state, world.velocity, self.layout.join(world)], -1)
+
+    def _summary(self, world: World) -> Float[Tensor, "*b w"]:
+        """All but the objects, scaled."""
+        velocity = world.velocity / (STEP * self.scale_state.std)
+        scaled = [self.scale_state(world.state), velocity, self.scale_free(world.free)]
+        return torch.cat([*scaled, self.scale_constants(world.constants)], -1)
+
+    def _seen(self, world: World) -> Float[Tensor, "*b o f"]:
+        """Each object, scaled; zero where there is none."""
+        return torch.cat([world.place / NEAR, world.axes, world.marks], -1) * world.marks[..., :1]
+
+    def _outcome(self, world: World) -> Float[Tensor, "*b 3"]:
+        """Reward, and the logits of termination and success, on arriving in a world."""
+        summary, seen = self._summary(world), self._seen(world)
+        inputs = [summary[..., None, :].expand(*seen.shape[:-1], summary.shape[-1]), seen, self._near(world)]
+        parts = self.part(torch.cat(inputs, -1)) * world.marks[..., :1]
+        return self.outcome(torch.cat([summary, parts.sum(-2)], -1))
+
+    def _drawn(self, world: World) -> Float[Tensor, "*b f"]:
+        """What the decoder draws from."""
+        objects = torch.cat([self._seen(world), world.pixels * world.marks[..., :1]], -1)
+        return torch.cat([self._summary(world), objects.flatten(-2)], -1)
+
+    def _errors(self, dream: World, truth: World) -> dict[str, Tensor]:
+        """Squared errors of each row, in steps of the arm, and in centimetres and radians of objects."""
+        joints = (dream.state - truth.state) / (STEP * self.scale_state.std)
+        errors = {"state": joints.square().mean(-1)}
+        if self.layout.free:
+            errors["free"] = ((dream.free - truth.free) / (STEP * self.scale_free.std)).square().mean(-1)
+        if self.layout.poses:
+            present = truth.marks[..., 0]
+            place = ((dream.place - truth.place) / CENTIMETRE).square().sum(-1)
+            turn = (dream.axes - truth.axes).square().sum(-1)
+            pixels = ((dream.pixels - truth.pixels) / CENTIMETRE).square().sum(-1)
+            errors["place"] = (present * place).mean(-1)
+            errors["turn"] = (present * turn).mean(-1)
+            errors["pixels"] = (present * pixels).mean(-1)
+        return errors
+
+    def _outcome_errors(self, dream: World, happened: Float[Tensor, "*b 3"]) -> dict[str, Tensor]:
+        """Errors of the outcomes as read off a dream; they do not shape it."""
+        predicted = self._outcome(dream.map(Tensor.detach))
+        ended = functional.binary_cross_entropy_with_logits(predicted[..., 1:], happened[..., 1:], reduction="none")
+        return {"reward": (predicted[..., 0] - happened[..., 0]).square(), "ended": ended.mean(-1)}
+
+    def _frame_loss(self, batch: Trajectory, rows: Float[Tensor, "b t d"]) -> Float[Tensor, ""]:
+        """The decoder's loss on some real rows of the batch, drawn from what was true of them."""
+        seen = min((image.shape[1] for image in batch.obs.images.values()), default=0)
+        real = torch.nonzero(batch.valid[:, :seen].flatten())[:, 0]
+        if len(real) == 0:
+            return rows.new_zeros(())
+        some = real[torch.randperm(len(real))[: self.config.frames].to(real.device)]
+        images = {name: image[:, :seen].flatten(0, 1)[some] for name, image in batch.obs.images.items()}
+        return self.decoder.loss(
+            self._drawn(self._split(rows[:, :seen].flatten(0, 1)[some])), images, self.config.focus
+        )
+
+
+def _mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
+    """`depth` linear layers with SiLU between them."""
+    sizes = [inputs, *[width] * (depth - 1)]
+    hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
+    return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
+
+
+def _select(moments: Moments, columns: tuple[int, ...]) -> Moments:
+    """The statistics of some dimensions."""
+    mean, std, q01, q99 = (
+        tuple(values[i] for i in columns) for values in (moments.mean, moments.std, moments.q01, moments.q99)
+    )
+    return Moments(mean, std, q01, q99)
