@@ -1,0 +1,252 @@
+import dataclasses
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import zarr
+from conftest import COUNT_SPEC, CountEnv, Ones
+from episodes import SPEC, assert_equal, random_trajectory
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worldlab.datasets import EpisodeStore
+from worldlab.errors import UsageError
+from worldlab.rollout import rollout
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    batches=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=4), min_size=1, max_size=3),
+    physics=st.integers(0, 6),
+    privileged=st.booleans(),
+)
+def test_what_is_read_is_what_was_written(tmp_path_factory, batches, physics, privileged):
+    path = tmp_path_factory.mktemp("s") / "x.zarr"
+    spec = SPEC if privileged else dataclasses.replace(SPEC, privileged=())
+    written = []
+    store = EpisodeStore.create(path, spec, {"command": "here", "seed": 3})
+    for k, actions in enumerate(batches):
+        batch = random_trajectory(actions, seed=k, spec=spec, physics=physics, privileged=privileged)
+        store.append(batch, range(100 * k, 100 * k + len(actions)))
+        written += [batch.episode(i) for i in range(len(actions))]
+    for opened in (store, EpisodeStore(path)):
+        assert len(opened) == len(written)
+        for episode, back in zip(written, opened, strict=True):
+            assert_equal(episode, back)
+        assert opened.seeds.tolist() == [100 * k + i for k, actions in enumerate(batches) for i in range(len(actions))]
+        assert opened.spec == spec
+        assert opened.provenance == {"command": "here", "seed": 3}
+        assert set(opened.tasks) == {e.obs.task[0] for e in written}
+    assert_equal(store[-1], written[-1])
+    with pytest.raises(IndexError):
+        store[len(store)]
+
+
+def test_a_rollout_is_kept_whole(tmp_path):
+    episodes = rollout(Ones(), CountEnv(5), seed=0)
+    store = EpisodeStore.create(tmp_path / "count.zarr", COUNT_SPEC, {})
+    store.append(episodes, range(5))
+    for i in range(5):
+        assert_equal(store[i], episodes.episode(i))
+
+
+def test_any_zarr_reader_opens_the_columns(store):
+    group = zarr.open_group(str(store.path), mode="r")
+    episode = store[3]
+    start, stop = store.starts[3], store.starts[3] + store.lengths[3]
+    assert torch.equal(torch.from_numpy(group["images/front"][start:stop]), episode.obs.images["front"])
+    assert group["episodes/seed"][:].tolist() == [10, 11, 12, 13, 14, 15]
+
+
+def test_images_are_smaller_than_raw(tmp_path):
+    t = random_trajectory([200])
+    t.obs.images["front"][:] = 7
+    store = EpisodeStore.create(tmp_path / "x.zarr", SPEC, {})
+    store.append(t, [0])
+    size = sum(f.stat().st_size for f in (store.path / "images" / "front").rglob("*") if f.is_file())
+    assert size < 0.1 * t.obs.images["front"].nbytes
+
+
+def rewrite(path: Path, change) -> None:
+    header = path / "zarr.json"
+    header.write_text(change(header.read_text()))
+
+
+def replace_by_folder(path: Path) -> None:
+    shutil.rmtree(path)
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+
+
+def replace_by_file(path: Path) -> None:
+    shutil.rmtree(path)
+    path.write_text("mine")
+
+
+def replace_by_zarr(path: Path) -> None:
+    shutil.rmtree(path)
+    zarr.create_group(str(path))
+
+
+def damage_spec(text: str) -> str:
+    header = json.loads(text)
+    header["attributes"]["spec"] = 3
+    return json.dumps(header)
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (shutil.rmtree, "does not exist"),
+        (replace_by_folder, "not an episode store"),
+        (replace_by_file, "not an episode store"),
+        (replace_by_zarr, "not an episode store"),
+        (
+            lambda path: rewrite(path, lambda text: text.replace('"worldlab_store": 1', '"worldlab_store": 2')),
+            "store format 2, and this worldlab reads up to 1",
+        ),
+        (lambda path: rewrite(path, lambda text: text[:40]), "zarr.json is not readable"),
+        (lambda path: rewrite(path, damage_spec), "'spec' in its zarr.json"),
+        (lambda path: shutil.rmtree(path / "images" / "wrist"), "column 'images/wrist' is missing"),
+        (lambda path: shutil.rmtree(path / "episodes"), "column 'episodes/start' is missing"),
+        (
+            lambda path: zarr.open_array(str(path / "state"), mode="r+").resize((3, 2)),
+            "column 'state' has 3 of 44 rows",
+        ),
+    ],
+)
+def test_what_is_no_whole_store_is_refused_in_one_sentence(store, damage, sentence):
+    damage(store.path)
+    with pytest.raises(UsageError, match=sentence) as error:
+        EpisodeStore(store.path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("how", ["missing", "flipped"])
+def test_a_damaged_chunk_is_noticed_and_named(store, how):
+    shard = store.path / "images" / "front" / "c" / "0" / "0" / "0" / "0"
+    if how == "missing":
+        shard.unlink()
+    else:
+        content = bytearray(shard.read_bytes())
+        content[100] ^= 1
+        shard.write_bytes(content)
+    with pytest.raises(UsageError, match="column 'images/front' cannot be read at rows 0 to 3"):
+        EpisodeStore(store.path)[0]
+
+
+def without(camera):
+    t = random_trajectory([3])
+    del t.obs.images[camera]
+    return t
+
+
+@pytest.mark.parametrize(
+    ("episodes", "sentence"),
+    [
+        (without("wrist"), "no 'images/wrist', which the store's Spec names"),
+        (random_trajectory([3], spec=dataclasses.replace(SPEC, cameras={"front": (8, 8), "wrist": (4, 4)})), "front"),
+        (random_trajectory([3], spec=dataclasses.replace(SPEC, action=("a", "b", "c"))), "'action' has shape .3,."),
+        (random_trajectory([3], spec=dataclasses.replace(SPEC, cameras=SPEC.cameras | {"top": (2, 2)})), "images/top"),
+        (random_trajectory([3], privileged=False), "no 'privileged'"),
+        (random_trajectory([3], physics=0), "no column 'physics'"),
+        (random_trajectory([3], physics=9), r"column 'physics' has shape \(9,\) a row; .* has \(5,\)"),
+    ],
+)
+def test_other_episodes_are_refused_naming_the_first_difference(store, episodes, sentence):
+    before = len(store)
+    with pytest.raises(UsageError, match=sentence):
+        store.append(episodes, [0])
+    assert len(EpisodeStore(store.path)) == before
+
+
+def test_seeds_are_needed_for_every_episode(store):
+    with pytest.raises(UsageError, match="2 episodes need as many seeds; 1"):
+        store.append(random_trajectory([3, 3]), [0])
+
+
+def test_create_takes_nobodys_place(store):
+    with pytest.raises(UsageError, match="exists already"):
+        EpisodeStore.create(store.path, SPEC, {})
+
+
+def test_the_second_writer_is_told_and_a_dead_one_blocks_nobody(store):
+    program = (
+        "import sys; from worldlab.datasets import EpisodeStore; s = EpisodeStore(sys.argv[1]); s.append(s_, [1])"
+    ).replace("s_", "__import__('worldlab.trajectory', fromlist=['stack']).stack([s[0]])")
+    program += "; print('locked', flush=True); import time; time.sleep(60)"
+    writer = subprocess.Popen([sys.executable, "-c", program, str(store.path)], stdout=subprocess.PIPE)
+    assert writer.stdout.readline() == b"locked\n"
+    with pytest.raises(UsageError, match="being written by another writer"):
+        store.append(random_trajectory([3]), [0])
+    writer.kill()
+    writer.wait()
+    store.append(random_trajectory([3]), [0])
+    assert len(store) == 8
+
+
+WRITER = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from episodes import SPEC, random_trajectory
+from worldlab.datasets import EpisodeStore
+path = Path(sys.argv[1])
+store = EpisodeStore(path) if path.exists() else EpisodeStore.create(path, SPEC, {})
+print("ready", flush=True)
+while True:
+    k = len(store)
+    store.append(random_trajectory([3 + k % 40, 1], seed=k), [k, k + 1])
+"""
+
+
+def test_a_writer_killed_at_any_moment_loses_no_committed_episode(tmp_path):
+    path, tests = tmp_path / "x.zarr", str(Path(__file__).parents[1])
+    chance, committed = random.Random(0), 0
+    for _ in range(10):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path), tests], stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        time.sleep(chance.uniform(0.0, 0.3))
+        os.kill(writer.pid, signal.SIGKILL)
+        writer.wait()
+        store = EpisodeStore(path)
+        assert len(store) >= committed
+        committed = len(store)
+        for k in range(0, len(store), 2):
+            batch = random_trajectory([3 + k % 40, 1], seed=k)
+            assert_equal(store[k], batch.episode(0))
+            assert_equal(store[k + 1], batch.episode(1))
+    assert committed > 10
+    assert not list(store.path.rglob("*.partial")) or store.append(random_trajectory([2]), [0]) is None
+
+
+def test_a_full_disk_is_one_sentence_and_costs_no_episode(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = shutil.which("mount") and subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if not mounted or mounted.returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        with EpisodeStore.create(disk / "x.zarr", SPEC, {}) as store:
+            store.append(random_trajectory([20]), [0])
+            with pytest.raises(
+                UsageError, match=r"could not write to .*: No space left on device; its 1 earlier episodes"
+            ):
+                store.append(random_trajectory([3000], seed=1), [1])
+            again = EpisodeStore(store.path)
+            assert len(again) == len(store) == 1
+            assert_equal(again[0], random_trajectory([20]).episode(0))
+            store.append(random_trajectory([10], seed=2), [2])
+            assert_equal(EpisodeStore(store.path)[1], random_trajectory([10], seed=2).episode(0))
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

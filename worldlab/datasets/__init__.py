@@ -1,0 +1,5 @@
+"""Episodes on disk, and what is trained from them: the store, random windows, statistics, LeRobot's format."""
+
+from worldlab.datasets.stats import statistics as statistics
+from worldlab.datasets.store import EpisodeStore as EpisodeStore
+from worldlab.datasets.windows import Windows as Windows
