@@ -3,6 +3,7 @@
 from worldlab.eval.compare import Comparison as Comparison
 from worldlab.eval.compare import compare as compare
 from worldlab.eval.controls import controls as controls
+from worldlab.eval.report import write_report as write_report
 from worldlab.eval.success import Episode as Episode
 from worldlab.eval.success import SuccessResult as SuccessResult
 from worldlab.eval.success import success as success
