@@ -1,0 +1,66 @@
+"""Pictures of any number of MuJoCo models in one process.
+
+`mujoco.Renderer` and Gymnasium's viewer open a GL context each, and free buffers in whichever context happens to be
+current: closing or collecting one renderer ruins the pictures of another (with mujoco 3.17, 12,287 of the 12,288 values
+of the next frame). Here all renderers live in one context.
+"""
+
+import functools
+import weakref
+
+import mujoco
+import numpy as np
+from jaxtyping import UInt8
+from numpy import ndarray
+
+
+@functools.cache
+def _gl() -> mujoco.GLContext:
+    # The size is a window's; what is drawn offscreen does not depend on it.
+    return mujoco.GLContext(64, 64)
+
+
+def _free(context: mujoco.MjrContext) -> None:
+    _gl().make_current()
+    context.free()
+
+
+class Renderer:
+    """Draws one model without what software rendering spends its time on: shadows, reflections and multisampling.
+
+    On one CPU core and 64 x 64 pixels this makes dm_control's cheetah 25 times faster to draw than the defaults.
+    """
+
+    def __init__(self, model: mujoco.MjModel, size: tuple[int, int]) -> None:
+        """`size` is (height, width) in pixels; the visual settings of `model` are changed, its physics is not."""
+        height, width = size
+        model.vis.quality.shadowsize = 0
+        model.vis.quality.offsamples = 0
+        model.vis.global_.offheight, model.vis.global_.offwidth = height, width
+        self._rect = mujoco.MjrRect(0, 0, width, height)
+        self._option = mujoco.MjvOption()
+        self._scene = mujoco.MjvScene(model, maxgeom=10_000)
+        for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
+            self._scene.flags[flag] = False
+        _gl().make_current()
+        self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        weakref.finalize(self, _free, self._context)
+
+    def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera) -> UInt8[ndarray, "h w 3"]:
+        """What `camera` sees, RGB. `model` may be another instance with the same meshes, textures and terrain."""
+        everything = mujoco.mjtCatBit.mjCAT_ALL
+        mujoco.mjv_updateScene(model, data, self._option, None, camera, everything, self._scene)
+        pixels = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
+        _gl().make_current()
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        mujoco.mjr_render(self._rect, self._scene, self._context)
+        mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
+        return pixels[::-1]
+
+
+def fixed(camera: int) -> mujoco.MjvCamera:
+    """A camera of the model by its index."""
+    view = mujoco.MjvCamera()
+    view.type = mujoco.mjtCamera.mjCAMERA_FIXED
+    view.fixedcamid = camera
+    return view
