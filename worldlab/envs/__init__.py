@@ -1,0 +1,74 @@
+"""Worlds to act in: the simulated SO-101, dm_control's suite, and any Gymnasium environment that fits a `Spec`."""
+
+from collections.abc import Mapping
+from importlib import import_module
+
+import gymnasium
+
+from worldlab.envs import variation as variations
+from worldlab.envs.mujoco_env import MujocoVectorEnv
+from worldlab.envs.tasks import TASKS
+from worldlab.errors import unknown
+
+__all__ = ["MujocoVectorEnv", "make", "names", "variations"]
+
+_OWN = {f"worldlab/{name}-v0": name for name in TASKS}
+
+
+def names() -> tuple[str, ...]:
+    """The ids of worldlab's own environments."""
+    return tuple(_OWN)
+
+
+def make(
+    id: str,  # noqa: A002  as in gymnasium.make
+    n: int = 1,
+    *,
+    size: int | tuple[int, int] = 64,
+    cameras: tuple[str, ...] = ("front", "wrist"),
+    threads: int = 0,
+    meshes: bool = False,
+    variation: Mapping[str, float] | None = None,
+) -> MujocoVectorEnv:
+    """Make n environments in lockstep.
+
+    Args:
+        id: "worldlab/Lift-v0" (or "Lift", "lift"), "dm_control/cartpole-swingup-v0", or any registered Gymnasium id.
+        n: how many.
+        size: of the images in pixels, one side or (height, width).
+        cameras: which images to observe; fewer are faster. Only the simulated SO-101 has a choice.
+        threads: that physics runs on; 0 is one per CPU. The result does not depend on it.
+        meshes: draw the SO-101's real parts (needs so101-nexus, and a GPU to be quick).
+        variation: severity from 0 (nominal) to 1 by the names in `variations.names()`, drawn anew each episode.
+
+    Raises:
+        UsageError: an id, camera or variation that does not exist.
+    """
+    shape = (size, size) if isinstance(size, int) else size
+    chosen = _named(id)
+    if chosen is None:
+        place = "suite" if id.startswith("dm_control/") else "gymnasium_env"
+        return import_module(f"worldlab.envs.{place}").make(id, n, shape)
+    for camera in cameras:
+        if camera not in ("front", "wrist"):
+            raise unknown("camera", camera, ("front", "wrist"))
+    variations.check(variation or {})
+    return MujocoVectorEnv(
+        TASKS[chosen],
+        n,
+        size=shape,
+        cameras=cameras,
+        threads=threads,
+        meshes=meshes,
+        variation=variation or {},
+    )
+
+
+def _named(name: str) -> str | None:
+    """The name of one of our own tasks, or None for an id that belongs to someone else."""
+    short = {task.lower(): task for task in TASKS} | {full.lower(): task for full, task in _OWN.items()}
+    if name.lower() in short:
+        return short[name.lower()]
+    if name.startswith("dm_control/") or (not name.startswith("worldlab/") and name in gymnasium.registry):
+        return None
+    raise unknown("environment", name, _OWN)
