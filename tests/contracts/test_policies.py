@@ -1,0 +1,157 @@
+"""The laws that every trained policy obeys, whatever its head."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from policies.synthetic import TASKS, flow, make_batch, make_spec, make_statistics
+
+from worldlab import policies
+from worldlab.errors import UsageError
+from worldlab.policies import GroundingConfig
+from worldlab.protocols import Policy, Trainable
+from worldlab.runs import Run
+from worldlab.trajectory import Observation
+
+CONFIGS = {"flow": flow}
+
+
+@pytest.fixture(params=CONFIGS)
+def config(request):
+    return CONFIGS[request.param]()
+
+
+@pytest.fixture
+def spec():
+    return make_spec()
+
+
+@pytest.fixture
+def policy(config, spec):
+    torch.manual_seed(0)
+    return policies.create(config, spec, make_statistics(), TASKS).eval()
+
+
+def first(batch, n=None):
+    obs = batch.obs.map(lambda x: x[:n, 0])
+    return Observation(obs.images, obs.state, obs.task[:n])
+
+
+def loss_of(policy, batch, seed=0):
+    torch.manual_seed(seed)
+    return policy.loss(batch)[0]
+
+
+def test_it_fulfils_both_roles(policy):
+    assert isinstance(policy, Policy)
+    assert isinstance(policy, Trainable)
+
+
+@pytest.mark.parametrize("n", [1, 4, 32])
+def test_an_episode_does_not_depend_on_its_company(policy, spec, n):
+    obs = first(make_batch(spec, b=32))
+    policy.reset(range(32))
+    together = policy.act(obs)
+    assert together.shape == (32, policy.config.execute, 6)
+    part = Observation({k: v[:n] for k, v in obs.images.items()}, obs.state[:n], obs.task[:n])
+    policy.reset(range(n))
+    assert torch.equal(policy.act(part), together[:n])
+
+
+def test_the_same_seed_gives_the_same_actions_and_each_step_has_its_own_noise(policy, spec):
+    obs = first(make_batch(spec))
+    policy.reset(range(8))
+    one, two = policy.act(obs), policy.act(obs)
+    policy.reset(range(8))
+    assert torch.equal(policy.act(obs), one)
+    assert torch.equal(policy.act(obs), two)
+    if policy.kind == "flow":
+        assert not torch.equal(one, two)
+
+
+def test_padding_is_inert(policy, spec):
+    batch = make_batch(spec)
+    batch.valid[:, 3:] = False
+    clean = loss_of(policy, batch)
+    noise = torch.where(batch.valid[..., None], 0.0, 99.0)
+    garbage = replace(batch, action=batch.action + noise, privileged=batch.privileged + noise)
+    torch.testing.assert_close(loss_of(policy, garbage), clean, rtol=0, atol=0)
+
+
+def test_the_action_of_the_last_row_is_not_imitated(policy, spec):
+    batch = make_batch(spec)
+    batch.valid[:, 3:] = False
+    changed = replace(batch, privileged=batch.privileged.clone())
+    changed.privileged[:, 2, -6:] = 1.0
+    torch.testing.assert_close(loss_of(policy, changed), loss_of(policy, batch), rtol=0, atol=0)
+    changed.privileged[:, 1, -6:] = 1.0
+    assert loss_of(policy, changed) != loss_of(policy, batch)
+
+
+def test_it_imitates_the_expert_where_the_executed_action_is_noisy(policy, spec):
+    batch = make_batch(spec)
+    assert loss_of(policy, replace(batch, action=batch.action + 1)) == loss_of(policy, batch)
+
+
+def test_saved_and_loaded_it_acts_the_same(policy, spec, tmp_path):
+    run = Run.create(tmp_path / "run", policy.describe())
+    run.save(policy.state_dict())
+    loaded = policies.load(tmp_path / "run")
+    assert loaded.describe() == policy.describe()
+    obs = first(make_batch(spec))
+    policy.reset(range(8))
+    loaded.reset(range(8))
+    assert torch.equal(loaded.act(obs), policy.act(obs))
+    loaded.spec.check(spec)
+
+
+def test_it_works_without_labels(config):
+    spec = make_spec(labelled=False)
+    policy = policies.create(config, spec, make_statistics(), TASKS)
+    loss, metrics = policy.loss(make_batch(spec))
+    loss.backward()
+    assert "pointing" not in metrics
+
+
+def test_without_grounding_the_instruction_is_never_changed(config, spec):
+    blind = policies.create(replace(config, grounding=GroundingConfig(weight=0.0)), spec, make_statistics(), TASKS)
+    assert blind.grounding is None
+    loss, metrics = blind.loss(make_batch(spec))
+    loss.backward()
+    assert "pointing" not in metrics
+
+
+def test_every_weight_learns(policy, spec):
+    policy.loss(make_batch(spec))[0].backward()
+    assert not [name for name, p in policy.named_parameters() if p.grad is None]
+
+
+def test_cameras_can_be_chosen(config, spec):
+    policy = policies.create(replace(config, cameras=("front",)), spec, make_statistics(), TASKS)
+    assert tuple(policy.spec.cameras) == ("front",)
+    policy.loss(make_batch(spec))
+    with pytest.raises(UsageError, match="no camera 'top'"):
+        policies.create(replace(config, cameras=("front", "top")), spec, make_statistics(), TASKS)
+    with pytest.raises(UsageError, match="grounding points into"):
+        policies.create(replace(config, cameras=("wrist",)), spec, make_statistics(), TASKS)
+
+
+def test_short_windows_are_refused(policy, spec):
+    with pytest.raises(UsageError, match="need"):
+        policy.loss(make_batch(spec, t=policy.window - 1))
+
+
+@pytest.mark.slow
+def test_it_overfits_one_batch(policy, spec):
+    """The actions it then samples are those of the batch, and its point is on the cube."""
+    batch = make_batch(spec, b=8, t=policy.window)
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=3e-3)
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss, metrics = policy.loss(batch)
+        loss.backward()
+        optimizer.step()
+    assert metrics["pointing_error"] < 0.03
+    policy.reset(range(8))
+    error = (policy.act(first(batch)) - batch.action[:, : policy.config.execute]).abs().mean()
+    assert error < 0.03

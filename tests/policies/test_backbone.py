@@ -1,0 +1,96 @@
+"""The trunk from a checkpoint on disk, and what is said when there is none."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from policies.synthetic import TASKS, TINY, flow, make_batch, make_spec, make_statistics
+from transformers import PreTrainedTokenizerFast
+
+from worldlab import policies
+from worldlab.errors import UsageError
+from worldlab.policies import Backbone
+from worldlab.policies.text import TextTokenizer
+from worldlab.runs import Run
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A vision tower and a language model as transformers saves them."""
+    path = tmp_path_factory.mktemp("hub")
+    torch.manual_seed(1)
+    made = Backbone.create(replace(TINY, width=48, image=48, layers=2), ("front",), TASKS)
+    made.vision.save_pretrained(path / "vision")
+    made.language.save_pretrained(path / "language")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=made.tokenizer._tokenizer, pad_token="[PAD]", unk_token="[UNK]"
+    )
+    tokenizer.save_pretrained(path / "language")
+    return path, made
+
+
+def test_pretrained_parts_train_act_and_live_on_in_the_run(checkpoint, tmp_path):
+    path, made = checkpoint
+    spec = make_spec()
+    parts = replace(TINY, vision=str(path / "vision"), language=str(path / "language"))
+    policy = policies.create(replace(flow(), backbone=parts), spec, make_statistics(), TASKS).eval()
+    for ours, theirs in ((policy.backbone.vision, made.vision), (policy.backbone.language, made.language)):
+        for name, weight in theirs.state_dict().items():
+            assert torch.equal(ours.state_dict()[name], weight)
+    policy.loss(make_batch(spec))[0].backward()
+    run = Run.create(tmp_path / "run", policy.describe())
+    run.save(policy.state_dict())
+    loaded = policies.load(tmp_path / "run")
+    obs = make_batch(spec).obs.map(lambda x: x[:, 0])
+    policy.reset(range(8))
+    loaded.reset(range(8))
+    assert torch.equal(loaded.act(obs), policy.act(obs))
+
+
+@pytest.mark.parametrize("part", ["vision", "language"])
+def test_an_unreadable_checkpoint_gets_one_sentence(part, tmp_path):
+    for name in (str(tmp_path), "nobody/no-such-model"):
+        config = replace(flow(), backbone=replace(TINY, **{part: name}))
+        with pytest.raises(UsageError, match="cannot read") as caught:
+            policies.create(config, make_spec(), make_statistics(), TASKS)
+        assert name in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_another_type_is_refused(checkpoint):
+    path, _ = checkpoint
+    with pytest.raises(UsageError, match="siglip"):
+        policies.create(
+            replace(flow(), backbone=replace(TINY, language=str(path / "vision"))),
+            make_spec(),
+            make_statistics(),
+            TASKS,
+        )
+    with pytest.raises(UsageError, match="llama"):
+        policies.create(
+            replace(flow(), backbone=replace(TINY, vision=str(path / "language"))),
+            make_spec(),
+            make_statistics(),
+            TASKS,
+        )
+
+
+def test_words_unheard_of_become_the_unknown_token():
+    tokenizer = TextTokenizer.of_words(["Reach the red cube", "reach the blue cube!"])
+    ids, valid = tokenizer(["reach the purple CUBE", "reach"])
+    assert valid.tolist() == [[True] * 4 + [False], [True] + [False] * 4]
+    known, _ = tokenizer(["reach the red cube"])
+    assert (ids[0] == known[0]).tolist() == [True, True, False, True, True]
+    assert ids[0, 2] == 1
+    again = TextTokenizer.of_description(tokenizer.describe(), tokenizer.width)
+    assert torch.equal(again(["reach the purple CUBE"])[0], ids[:1])
+
+
+def test_cameras_of_another_size_are_resized():
+    spec = make_spec()
+    wide = replace(spec, cameras={"front": (48, 64), "wrist": (32, 32)})
+    batch = make_batch(spec)
+    images = {"front": torch.zeros(8, 48, 64, 3, dtype=torch.uint8), "wrist": batch.obs.images["wrist"][:, 0]}
+    backbone = Backbone.create(TINY, tuple(wide.cameras), TASKS)
+    prefix = backbone(images, batch.obs.task)
+    assert prefix.hidden.shape == (8, 2 * 16 + backbone.tokenizer.width, 32)

@@ -1,0 +1,50 @@
+"""Laws of the pointing task."""
+
+import torch
+from policies.synthetic import COLOURS, make_batch, make_spec
+
+from worldlab.policies.grounding import Grounding, Labels, Pointing, rename
+
+
+def test_relabelled_rows_name_another_present_cube_and_its_pixel():
+    spec = make_spec()
+    batch = make_batch(spec, b=64)
+    labels = Labels(spec, "front")
+    torch.manual_seed(0)
+    drawn = labels.draw(batch.obs.task, batch.privileged[:, 0], 0.5)
+    assert 0.25 < drawn.changed.float().mean() < 0.75
+    index = {name: i for i, name in enumerate(spec.privileged)}
+    for i, (text, original) in enumerate(zip(drawn.task, batch.obs.task, strict=True)):
+        colour = next(c for c in COLOURS if c in text)
+        row = batch.privileged[i, 0]
+        assert row[index[f"{colour}_cube.present"]] == 1
+        assert (text != original) == bool(drawn.changed[i]) == (row[index[f"{colour}_cube.target"]] == 0)
+        assert drawn.point[i].tolist() == [row[index[f"{colour}_cube.front.{x}"]].item() for x in "uv"]
+    assert labels.draw(batch.obs.task, batch.privileged[:, 0], 0.0).task == batch.obs.task
+
+
+def test_a_name_is_exchanged_as_a_word():
+    assert rename("put the red cube, redder than rust, down", "red", "blue") == (
+        "put the blue cube, redder than rust, down"
+    )
+    assert rename("stack the red cube on the blue cube", "red", "blue") == "stack the blue cube on the red cube"
+
+
+def test_the_bilinear_share_of_a_point_has_the_point_as_its_mean():
+    grounding = Grounding(8, 16)
+    point = 0.125 + 0.75 * torch.rand(50, 2)
+    torch.testing.assert_close(grounding.point(grounding.share(point).log()), point)
+
+
+def test_the_loss_is_least_at_the_label_and_ignores_rows_without_one():
+    grounding = Grounding(8, 16)
+    point = 0.125 + 0.75 * torch.rand(6, 2)
+    known = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool)
+    labels = Pointing(("",) * 6, point, known, torch.zeros(6, dtype=torch.bool))
+    right = (grounding.share(point) + 1e-9).log()
+    best, error = grounding.loss(right, labels)
+    worse, _ = grounding.loss(right.roll(1, 0), labels)
+    assert error < 1e-5 < best < worse
+    moved = right.clone()
+    moved[4:] = torch.randn(2, 16).log_softmax(-1)
+    assert grounding.loss(moved, labels)[0] == best
