@@ -1,13 +1,21 @@
+import shutil
+
 import pytest
 from episodes import SPEC, random_trajectory
 
 from worldlab.datasets import EpisodeStore
 
 
+@pytest.fixture(scope="session")
+def six_episodes(tmp_path_factory):
+    """The folder of a store of six episodes of different lengths, from two appends."""
+    with EpisodeStore.create(tmp_path_factory.mktemp("stores") / "six.zarr", SPEC, {"command": "test"}) as store:
+        store.append(random_trajectory([3, 1, 7], seed=1), [10, 11, 12])
+        store.append(random_trajectory([5, 20, 2], seed=2), [13, 14, 15])
+    return store.path
+
+
 @pytest.fixture
-def store(tmp_path):
-    """Six episodes of different lengths, from two appends."""
-    with EpisodeStore.create(tmp_path / "six.zarr", SPEC, {"command": "test"}) as s:
-        s.append(random_trajectory([3, 1, 7], seed=1), [10, 11, 12])
-        s.append(random_trajectory([5, 20, 2], seed=2), [13, 14, 15])
-    return s
+def store(six_episodes, tmp_path):
+    """A copy of that store, to do with as a test likes."""
+    return EpisodeStore(shutil.copytree(six_episodes, tmp_path / "six.zarr"))

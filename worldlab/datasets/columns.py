@@ -62,8 +62,8 @@ def write_column(store: Path, name: str, values: NDArray[np.generic], at: int, *
     `new` makes the array first. LZ4 without shuffling is the fastest lossless codec for rendered frames and as small as
     the others; numbers are shuffled, which halves them.
     """
-    group = zarr.open_group(str(store), mode="r+")
     if new:
+        group = zarr.open_group(str(store), mode="r+")
         chunk = _chunk_rows(values)
         shuffle = "noshuffle" if values.dtype.itemsize == 1 else "shuffle"
         group.create_array(

@@ -11,6 +11,7 @@ do not exist, and whatever a crash left beyond the committed counts is overwritt
 import fcntl
 import json
 import os
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -53,7 +54,7 @@ class EpisodeStore:
     `with` block, or the end of the process, however it ends.
     """
 
-    _writer: int | None = None
+    _unlock: "weakref.finalize[[int], EpisodeStore] | None" = None
 
     def __init__(self, path: str | Path) -> None:
         """Open an existing store.
@@ -208,7 +209,7 @@ class EpisodeStore:
 
     def _lock(self) -> None:
         """Become the only writer, and see what the last one committed."""
-        if self._writer is not None:
+        if self._unlock is not None:
             return
         # A lock on the folder itself: it needs no file, and the kernel drops it with the process.
         handle = os.open(self.path, os.O_RDONLY)
@@ -219,24 +220,21 @@ class EpisodeStore:
             raise UsageError(
                 f"'{self.path}' is being written by another writer; wait for it, or write to another store."
             ) from None
-        self._writer = handle
+        self._unlock = weakref.finalize(self, os.close, handle)
         for left_by_a_crash in self.path.rglob("*.partial"):
             left_by_a_crash.unlink()
         self._load()
 
     def close(self) -> None:
         """Let another writer write. The store can still be read."""
-        if self._writer is not None:
-            os.close(self._writer)
-            self._writer = None
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     def __enter__(self) -> "EpisodeStore":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
         self.close()
 
 
