@@ -55,7 +55,8 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
         }
         spaces["state"] = Box(-np.inf, np.inf, (len(contract.state),), np.float32)
         self.single_observation_space = Dict(spaces)
-        self.single_action_space = Box(np.array(contract.low, np.float32), np.array(contract.high, np.float32))
+        self._low, self._high = np.array(contract.low, np.float32), np.array(contract.high, np.float32)
+        self.single_action_space = Box(self._low, self._high)
         self.observation_space = batch_space(self.single_observation_space, n)
         self.action_space = batch_space(self.single_action_space, n)
         self._task = (task,) * n
@@ -86,7 +87,7 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
         """One control step of every environment whose episode goes on; actions (n, a) in environment units."""
         if not self._now:
             raise gymnasium.error.ResetNeeded("call reset before step.")
-        clipped = np.clip(np.asarray(actions, np.float32), self.single_action_space.low, self.single_action_space.high)
+        clipped = np.clip(np.asarray(actions, np.float32), self._low, self._high)
         self._now = [self._next(i, action) for i, action in enumerate(clipped)]
         return (
             self._obs(),

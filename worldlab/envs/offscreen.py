@@ -10,12 +10,11 @@ import weakref
 
 import mujoco
 import numpy as np
-from jaxtyping import UInt8
-from numpy import ndarray
+from numpy.typing import NDArray
 
 
 @functools.cache
-def _gl() -> mujoco.GLContext:
+def _gl() -> mujoco.GLContext:  # pyright: ignore[reportInvalidTypeForm] (which class is decided by MUJOCO_GL)
     # The size is a window's; what is drawn offscreen does not depend on it.
     return mujoco.GLContext(64, 64)
 
@@ -46,8 +45,11 @@ class Renderer:
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         weakref.finalize(self, _free, self._context)
 
-    def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera) -> UInt8[ndarray, "h w 3"]:
-        """What `camera` sees, RGB. `model` may be another instance with the same meshes, textures and terrain."""
+    def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera) -> NDArray[np.uint8]:
+        """What `camera` sees: RGB, (h, w, 3).
+
+        `model` may be another instance than the renderer's with the same meshes, textures and terrain.
+        """
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, self._option, None, camera, everything, self._scene)
         pixels = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
@@ -56,6 +58,13 @@ class Renderer:
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
         return pixels[::-1]
+
+
+def free(model: mujoco.MjModel) -> mujoco.MjvCamera:
+    """The view of the whole scene that every model has."""
+    view = mujoco.MjvCamera()
+    mujoco.mjv_defaultFreeCamera(model, view)
+    return view
 
 
 def fixed(camera: int) -> mujoco.MjvCamera:
