@@ -22,15 +22,25 @@ LOW = (-1.91986, -1.74533, -1.69, -1.65806, -2.74385, -0.17453)
 HIGH = (1.91986, 1.74533, 1.69, 1.65806, 2.74385, 1.74533)
 """Largest target of each joint in radians. The wrist's is the joint's own limit: its ctrlrange goes 0.1 rad beyond."""
 
+_GRID = 2.0**-20
 _SCALE = torch.tensor([180 / math.pi] * 5 + [100 / (HIGH[5] - LOW[5])], dtype=torch.float64)
 _ZERO = torch.tensor([0.0] * 5 + [LOW[5]], dtype=torch.float64)
 
 
+def snap(radians: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
+    """The nearest multiples of 2⁻²⁰ rad, a thousandth of what the servo's encoder resolves.
+
+    These survive LeRobot's float32 degrees bit for bit, where one value in eight would change its last bit and, in
+    time, the episode. So positions and targets are snapped where the simulator shows and takes them.
+    """
+    return (torch.round(radians.double() / _GRID) * _GRID).to(radians.dtype)
+
+
 def to_lerobot(radians: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
-    """Radians -> degrees about the middle, gripper 0 to 100."""
-    return ((radians.double() - _ZERO.to(radians.device)) * _SCALE.to(radians.device)).to(radians.dtype)
+    """Radians, snapped -> degrees about the middle, gripper 0 to 100."""
+    return ((snap(radians).double() - _ZERO.to(radians.device)) * _SCALE.to(radians.device)).to(radians.dtype)
 
 
 def from_lerobot(units: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
-    """The inverse of `to_lerobot`."""
-    return (units.double() / _SCALE.to(units.device) + _ZERO.to(units.device)).to(units.dtype)
+    """The inverse of `to_lerobot`, in float32 and wider exactly."""
+    return snap(units.double() / _SCALE.to(units.device) + _ZERO.to(units.device)).to(units.dtype)
