@@ -2,7 +2,10 @@
 
 from worldlab.eval.compare import Comparison as Comparison
 from worldlab.eval.compare import compare as compare
+from worldlab.eval.controls import BlankImage as BlankImage
+from worldlab.eval.controls import WrongInstruction as WrongInstruction
 from worldlab.eval.controls import controls as controls
+from worldlab.eval.controls import cube_colours as cube_colours
 from worldlab.eval.report import write_report as write_report
 from worldlab.eval.success import Episode as Episode
 from worldlab.eval.success import SuccessResult as SuccessResult
