@@ -21,17 +21,15 @@ from worldlab.trajectory import Observation
 
 Array = NDArray[np.float64]
 
-STRIDE = 0.28
+STRIDE = 0.12
 """The farthest a joint target may be from the present position, radians."""
 
 OPEN, SHUT = 0.55, 0.0
-"""Gripper angles: around a cube, and past the width of a cube so that it is squeezed (radians)."""
+"""Gripper angles around a cube, and past its width so that it is squeezed, radians."""
 
-_HELD = 0.22  # a gripper angle below which the jaws touch a cube that is between them
-_X = -0.0085 + HALF  # where a cube's centre is when it touches the fixed jaw, along the gripper's x axis
-_ABOVE = 0.035  # height at which the open gripper clears a cube, metres
-
-_OFFSET = arm.FRAME_X - _X
+_HELD = 0.22  # the gripper angle below which the jaws touch the cube between them, radians
+_TOUCH = -0.0085 + HALF  # a cube's centre along the gripper's x axis when it touches the fixed jaw, metres
+_CLEAR = 0.004  # gap to leave between cube and fixed jaw on the way down, metres
 
 
 def yaw(cube: Float[Array, "n 7"]) -> Float[Array, " n"]:
@@ -55,32 +53,34 @@ def reach(s: Situation) -> Float[Array, "n 6"]:
     return stride(s, joints, np.full(len(cube), 0.3))
 
 
-def grip(s: Situation) -> Float[Array, "n 3"]:
-    """Where the gripper would hold a cube: beside the fixed jaw, at the height of the fingertips."""
-    heading = _heading(s)
-    side = np.stack([np.cos(heading), np.sin(heading), np.zeros_like(heading)], -1)
-    return s.gripper - _OFFSET * side
+def in_hand(s: Situation, cube: Float[Array, "n 7"]) -> Float[Array, "n 3"]:
+    """A cube's centre as the gripper sees it, zero where it would be held: towards the moving jaw, across, and up."""
+    heading = s.joints[:, 4] - s.joints[:, 0] - arm.ROLL
+    cos, sin = np.cos(heading), np.sin(heading)
+    x, y, z = (cube[:, :3] - s.gripper).T
+    return np.stack([cos * x + sin * y + arm.FRAME_X - _TOUCH, cos * y - sin * x, z], -1)
 
 
-def _heading(s: Situation) -> Float[Array, " n"]:
-    return s.joints[:, 4] - s.joints[:, 0] - arm.ROLL
+def twist(s: Situation, cube: Float[Array, "n 7"]) -> Float[Array, " n"]:
+    """Angle between the jaws and the nearest faces of a cube, radians."""
+    quarter = np.pi / 2
+    heading = s.joints[:, 4] - s.joints[:, 0] - arm.ROLL
+    return np.abs((yaw(cube) - heading + quarter / 2) % quarter - quarter / 2)
 
 
 def lift(s: Situation) -> Float[Array, "n 6"]:
-    """Over the cube with the jaws open, down as it comes between them, shut, and up."""
+    """Over the cube with the jaws open, down around it, shut, and up."""
     cube = s.first
-    off = cube[:, :3] - grip(s)
-    aside = np.linalg.norm(off[:, :2], axis=-1)
-    between = (aside < 0.012) & (np.abs(off[:, 2]) < 0.010)
+    seen = in_hand(s, cube)
+    between = (np.abs(seen[:, 0] - _CLEAR) < 0.009) & (np.abs(seen[:, 1]) < 0.008) & (np.abs(seen[:, 2]) < 0.010)
     held = between & (s.joints[:, 5] < _HELD)
-    # A funnel: the nearer the gripper is to standing over the cube, with its jaws open, the lower it may go.
-    wide = np.clip((0.45 - s.joints[:, 5]) / 0.2, 0, 1)
-    height = np.clip(np.maximum((aside - 0.008) * 3, 0.05 * wide), 0, 0.055)
-    height = np.where(between, 0.0, height)
-    height = np.where(held, 0.05, height)
-    target = cube[:, :3] + np.stack([np.zeros_like(height), np.zeros_like(height), height], -1)
-    target[:, 2] = np.maximum(target[:, 2], HALF - 0.001)
-    joints = arm.inverse(target, yaw(cube), _X)
+    # A funnel: the better the gripper stands over the cube, with its jaws open, the lower it may go.
+    aside = np.hypot(seen[:, 0] - _CLEAR, seen[:, 1]) + 0.02 * twist(s, cube)
+    closed = np.clip((0.5 - s.joints[:, 5]) / 0.2, 0, 1)
+    height = np.clip(np.maximum(8 * (aside - 0.004), 0.05 * closed), 0, 0.05)
+    height = np.select([held, between], [0.06, 0.0], height)
+    x = _TOUCH + np.where(between, np.clip(seen[:, 0], 0, _CLEAR), _CLEAR)
+    joints = arm.inverse(cube[:, :3] * [1, 1, 0] + np.stack([0 * height, 0 * height, cube[:, 2] + height], -1), yaw(cube), x)
     return stride(s, joints, np.where(between, SHUT, OPEN))
 
 

@@ -245,10 +245,10 @@ def table(rng: Generator, phrases: tuple[str, ...]) -> Start:
 
 
 def _joints(rng: Generator) -> Float[Array, "6"]:
-    """A pose well above the cubes, the gripper partly open."""
-    r, a = rng.uniform(0.13, 0.19), rng.uniform(-0.4, 0.4)
-    point = arm.PAN + np.array([r * np.cos(a), r * np.sin(a), rng.uniform(0.11, 0.15) - arm.PAN[2]])
-    pose = arm.inverse(point[None], np.array([a]))[0] + rng.uniform(-0.08, 0.08, 5)
+    """A pose well above the cubes and somewhat aside, the gripper partly open."""
+    r, a, z = rng.uniform(0.09, 0.16), rng.uniform(-0.7, 0.7), rng.uniform(0.12, 0.18)
+    point = np.array([arm.PAN[0] + r * np.cos(a), r * np.sin(a), z])
+    pose = arm.inverse(point[None], np.array([a]))[0] + rng.uniform(-0.1, 0.1, 5)
     return np.append(pose, rng.uniform(0.1, 0.5))
 
 
