@@ -180,12 +180,12 @@ def test_the_contract_says_what_there_is():
 
 
 def test_discrete_actions_are_the_largest_number_and_pictures_fit():
-    env = gymnasium_env.make("test/Painted-v0", 2, 8)
+    env = gymnasium_env.make("test/Painted-v0", 2, (8, 6))
     obs, info = env.reset(seed=0)
     assert not info["success"].any()
     assert (obs["images.front"] == 50).all()
     obs, *_ = env.step(np.float32([[0.1, 0.2, 0.9], [0.5, 0.2, 0.3]]))
-    assert obs["images.front"].shape == (2, 8, 8, 3)
+    assert obs["images.front"].shape == (2, 8, 6, 3)
     assert obs["images.front"][:, 0, 0, 0].tolist() == [60, 40]
 
 

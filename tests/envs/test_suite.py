@@ -77,11 +77,11 @@ def test_states_and_rewards_are_those_of_dm_control(task):
 
 
 def test_the_contract_names_what_the_suite_calls_it():
-    env = suite.make("dm_control/walker-walk-v0", 2, 32, repeat=2)
+    env = suite.make("dm_control/walker-walk-v0", 2, (32, 48), repeat=2)
     assert isinstance(env, Environment)
     assert isinstance(env, Restorable)
     spec = env.contract
-    assert spec.cameras == {"front": (32, 32)}
+    assert spec.cameras == {"front": (32, 48)}
     assert spec.state[13:16] == ("orientations.13", "height", "velocity.0")
     assert spec.action[0] == "right_hip"
     assert (spec.control, spec.low[0], spec.high[0], spec.fps) == ("raw", -1, 1, 20)

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete, flatdim, flatten
 from numpy.typing import NDArray
 
-from worldlab.envs.lockstep import Array, Lockstep, Moment, RestorableLockstep
+from worldlab.envs.lockstep import Array, Lockstep, Moment, RestorableLockstep, Size, shape
 from worldlab.envs.offscreen import Renderer, fixed, free
 from worldlab.errors import UsageError, unknown
 from worldlab.trajectory import Spec
@@ -21,13 +21,13 @@ _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _FPS = 30  # Gymnasium's own assumption where an environment does not say
 
 
-def make(id: str, n: int = 1, size: int | None = 64) -> "GymnasiumEnv":  # noqa: A002
+def make(id: str, n: int = 1, size: int | Size = 64) -> "GymnasiumEnv":  # noqa: A002
     """A registered environment by name; restorable where it is simulated by MuJoCo.
 
     Args:
         id: as `gymnasium.make` takes it.
         n: environments in lockstep.
-        size: height and width of "images.front" in pixels; None leaves images out.
+        size: side or (height, width) of "images.front" in pixels; None leaves images out.
 
     Raises:
         UsageError: there is none of that name, a package it needs is missing, or its observations or actions do not
@@ -35,9 +35,9 @@ def make(id: str, n: int = 1, size: int | None = 64) -> "GymnasiumEnv":  # noqa:
     """
     envs = [_open(id, None) for _ in range(n)]
     if _simulation(envs[0]) is not None:
-        return SimulatedGymnasiumEnv(id, envs, size)
+        return SimulatedGymnasiumEnv(id, envs, shape(size))
     if size is not None and "rgb_array" in envs[0].metadata.get("render_modes", ()):
-        return GymnasiumEnv(id, [_open(id, "rgb_array") for _ in range(n)], size)
+        return GymnasiumEnv(id, [_open(id, "rgb_array") for _ in range(n)], shape(size))
     return GymnasiumEnv(id, envs, None)
 
 
@@ -50,7 +50,7 @@ class GymnasiumEnv(Lockstep):
     s + i; that nothing else decides what happens is up to the environment.
     """
 
-    def __init__(self, id: str, envs: list[Env], size: int | None) -> None:  # noqa: A002
+    def __init__(self, id: str, envs: list[Env], size: Size) -> None:  # noqa: A002
         self._envs = envs
         self._size = size
         self._observed: Space = envs[0].observation_space
@@ -78,9 +78,9 @@ class GymnasiumEnv(Lockstep):
             obs["images.front"] = self._picture(i, self._size)
         return obs
 
-    def _picture(self, i: int, size: int) -> Array:
+    def _picture(self, i: int, size: tuple[int, int]) -> Array:
         frame = np.asarray(self._envs[i].render(), np.uint8)
-        return cv2.resize(frame, (size, size), interpolation=cv2.INTER_AREA)
+        return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
     def _try_to_draw(self, id: str) -> None:  # noqa: A002
         try:
@@ -105,14 +105,14 @@ class SimulatedGymnasiumEnv(GymnasiumEnv, RestorableLockstep):
     because Gymnasium's viewers mix up their OpenGL contexts where there is more than one environment.
     """
 
-    def __init__(self, id: str, envs: list[Env], size: int | None) -> None:  # noqa: A002
+    def __init__(self, id: str, envs: list[Env], size: Size) -> None:  # noqa: A002
         self._simulations = [_require_simulation(env) for env in envs]
         model = self._simulations[0][0]
         self._camera = fixed(0) if model.ncam else free(model)
-        self._renderer = None if size is None else Renderer(model, (size, size))
+        self._renderer = None if size is None else Renderer(model, size)
         super().__init__(id, envs, size)
 
-    def _picture(self, i: int, size: int) -> Array:
+    def _picture(self, i: int, size: tuple[int, int]) -> Array:
         assert self._renderer is not None
         return self._renderer.draw(*self._simulations[i], self._camera)
 
@@ -158,7 +158,7 @@ def _success(info: Mapping[str, object]) -> bool:
     return bool(info.get("is_success", False))
 
 
-def _contract(id: str, env: Env, size: int | None) -> Spec:  # noqa: A002
+def _contract(id: str, env: Env, size: Size) -> Spec:  # noqa: A002
     observed, acts = env.observation_space, env.action_space
     if not observed.is_np_flattenable or (isinstance(observed, Box) and observed.dtype == np.uint8):
         raise UsageError(f"'{id}' observes {observed}; worldlab needs numbers that can be flattened, and no pixels.")
@@ -169,7 +169,7 @@ def _contract(id: str, env: Env, size: int | None) -> Spec:  # noqa: A002
     else:
         raise UsageError(f"'{id}' takes actions in {acts}; worldlab needs a Box or a Discrete space.")
     return Spec(
-        cameras={} if size is None else {"front": (size, size)},
+        cameras={} if size is None else {"front": size},
         state=tuple(_names(observed, "observation")),
         action=tuple(f"action.{i}" for i in range(len(low))),
         privileged=(),

@@ -18,6 +18,12 @@ from worldlab.errors import UsageError
 from worldlab.trajectory import Spec
 
 type Array = NDArray[np.generic]
+type Size = tuple[int, int] | None  # (height, width) in pixels; None leaves images out
+
+
+def shape(size: int | Size) -> Size:
+    """The (height, width) of a picture given as such or as one side."""
+    return (size, size) if isinstance(size, int) else size
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from dm_control import suite
 from dm_control.rl.control import Environment
 from numpy.typing import NDArray
 
-from worldlab.envs.lockstep import Array, Moment, RestorableLockstep
+from worldlab.envs.lockstep import Array, Moment, RestorableLockstep, Size, shape
 from worldlab.envs.offscreen import Renderer, fixed
 from worldlab.errors import unknown
 from worldlab.trajectory import Spec
@@ -23,13 +23,13 @@ _CAMERA = {"quadruped": 2}
 _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 
 
-def make(id: str, n: int = 1, size: int | None = 64, repeat: int = 1) -> "ControlSuiteEnv":  # noqa: A002
+def make(id: str, n: int = 1, size: int | Size = 64, repeat: int = 1) -> "ControlSuiteEnv":  # noqa: A002
     """A task of the suite by name.
 
     Args:
         id: "dm_control/<domain>-<task>-v0", one of `IDS`.
         n: environments in lockstep.
-        size: height and width of "images.front" in pixels; None leaves images out.
+        size: side or (height, width) of "images.front" in pixels; None leaves images out.
         repeat: control steps of the suite per step; results from pixels are commonly reported with 2.
 
     Raises:
@@ -38,7 +38,7 @@ def make(id: str, n: int = 1, size: int | None = 64, repeat: int = 1) -> "Contro
     if id not in IDS:
         raise unknown("environment", id, IDS)
     domain, task = suite.ALL_TASKS[IDS.index(id)]
-    return ControlSuiteEnv(domain, task, n, size, repeat)
+    return ControlSuiteEnv(domain, task, n, shape(size), repeat)
 
 
 class ControlSuiteEnv(RestorableLockstep):
@@ -54,7 +54,7 @@ class ControlSuiteEnv(RestorableLockstep):
     restored by starting that episode first.
     """
 
-    def __init__(self, domain: str, task: str, n: int, size: int | None, repeat: int) -> None:
+    def __init__(self, domain: str, task: str, n: int, size: Size, repeat: int) -> None:
         # A fixed seed here, because LQR draws its stiffness and damping while loading: all n are one system.
         self._copies: list[Environment] = [suite.load(domain, task, {"random": 0}) for _ in range(n)]
         self._seeds = [-1] * n
@@ -113,12 +113,12 @@ class ControlSuiteEnv(RestorableLockstep):
             obs["images.front"] = self._render(i, self._size)
         return obs
 
-    def _render(self, i: int, size: int) -> Array:
+    def _render(self, i: int, size: tuple[int, int]) -> Array:
         # Copies share a renderer, unless there is a terrain: it is uploaded when a renderer is made.
         model = self._copies[i].physics.model.ptr
         which = i if model.nhfield else 0
         if which not in self._renderers:
-            self._renderers[which] = Renderer(model, (size, size))
+            self._renderers[which] = Renderer(model, size)
         return self._renderers[which].draw(model, self._copies[i].physics.data.ptr, self._camera)
 
 
@@ -126,11 +126,11 @@ def _substeps(env: Environment) -> int:
     return round(env.control_timestep() / env.physics.timestep())
 
 
-def _contract(env: Environment, size: int | None, repeat: int) -> Spec:
+def _contract(env: Environment, size: Size, repeat: int) -> Spec:
     model, action = env.physics.model.ptr, env.action_spec()
     observation = env.task.get_observation(env.physics)
     return Spec(
-        cameras={} if size is None else {"front": (size, size)},
+        cameras={} if size is None else {"front": size},
         state=tuple(name for key, value in observation.items() for name in _names(key, np.shape(value))),
         action=tuple(model.actuator(i).name or f"action.{i}" for i in range(model.nu)),
         privileged=(),
