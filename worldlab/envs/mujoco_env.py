@@ -131,7 +131,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.gener
         terminated, truncated = self._ended()
         moving = np.flatnonzero(~(terminated | truncated))
         if len(moving):
-            targets = np.clip(actions.astype(np.float64), so101.LOW, so101.HIGH)
+            targets = np.clip(_snap(actions.astype(np.float64)), so101.LOW, so101.HIGH)
             self._batch.bind("ctrl")[moving] = targets[moving]
             self._batch.step(ids=moving, nstep=round(1 / FPS / self.model.opt.timestep))
             self._batch.bind("userdata")[moving, _STEP] += 1
@@ -149,7 +149,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.gener
             "success": self.objective.success(situation),
             "privileged": self._privileged(situation),
         }
-        return {"state": situation.joints.astype(np.float32), **images}, info
+        return {"state": _snap(situation.joints).astype(np.float32), **images}, info
 
     @property
     def situation(self) -> Situation:
@@ -239,3 +239,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.gener
         if s.zone is not None:
             parts.append(s.zone)
         return np.concatenate(parts, -1).astype(np.float32)
+
+
+def _snap(joints: Array) -> Array:
+    return so101.snap(torch.from_numpy(joints)).numpy()
