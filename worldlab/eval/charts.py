@@ -89,7 +89,9 @@ def line_chart(
         axes.set_xlabel(x_label, labelpad=6)
         axes.set_ylabel(y_label, labelpad=8)
         axes.set_ylim(0, None)
-        axes.set_xticks(np.unique(np.concatenate([curve.x for curve in curves])))
+        ticks = np.unique(np.concatenate([curve.x for curve in curves]))
+        if len(ticks) <= 8:
+            axes.set_xticks(ticks)
         out = io.StringIO()
         figure.savefig(
             out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))

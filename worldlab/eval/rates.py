@@ -59,8 +59,8 @@ def paired_difference(both: int, only_a: int, only_b: int, neither: int) -> Inte
 def over_training_seeds(successes: Sequence[int], n: Sequence[int], seed: int = 0, resamples: int = 10_000) -> Interval:
     """Two-level percentile bootstrap of a recipe's success rate: training seeds first, then episodes within each.
 
-    Episodes of one trained policy say nothing about how much training varies. With three seeds the interval is rough
-    and too narrow, yet far wider than pooling all episodes would make it.
+    Pooling all episodes would leave out how much training varies. With three seeds the interval is rough, and more
+    often too narrow than too wide.
 
     Args:
         successes: of the policy of each training seed.
