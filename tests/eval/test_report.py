@@ -50,6 +50,13 @@ def test_a_video_comes_back_as_it_went_in(size):
     assert np.abs(back.astype(float) - frames).mean() < 2
 
 
+def test_the_last_frame_is_held():
+    frames = ramp(4, 16, 16)
+    back, _ = decode(encode(frames, fps=10, hold=0.5))
+    assert len(back) == 9
+    assert np.abs(back[4:].astype(float) - frames[-1]).mean() < 2
+
+
 def test_write_mp4_writes_what_encode_gives(tmp_path):
     write_mp4(ramp(3, 16, 16), tmp_path / "videos" / "a.mp4", fps=5)
     assert decode((tmp_path / "videos" / "a.mp4").read_bytes())[0].shape == (3, 16, 16, 3)

@@ -6,6 +6,8 @@ from worldlab.eval.controls import BlankImage as BlankImage
 from worldlab.eval.controls import WrongInstruction as WrongInstruction
 from worldlab.eval.controls import controls as controls
 from worldlab.eval.controls import cube_colours as cube_colours
+from worldlab.eval.counterfactual import CounterfactualResult as CounterfactualResult
+from worldlab.eval.counterfactual import counterfactual as counterfactual
 from worldlab.eval.report import write_report as write_report
 from worldlab.eval.success import Episode as Episode
 from worldlab.eval.success import SuccessResult as SuccessResult
