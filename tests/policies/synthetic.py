@@ -4,7 +4,7 @@ import torch
 
 from worldlab import so101
 from worldlab.normalize import Moments, Statistics
-from worldlab.policies import BackboneConfig, FlowConfig
+from worldlab.policies import BackboneConfig, FlowConfig, TokenConfig
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -75,3 +75,7 @@ def make_statistics() -> Statistics:
 
 def flow(**fields) -> FlowConfig:
     return FlowConfig(backbone=TINY, width=32, chunk=4, execute=2, euler_steps=4, **fields)
+
+
+def tokens(**fields) -> TokenConfig:
+    return TokenConfig(backbone=TINY, chunk=4, execute=2, **fields)

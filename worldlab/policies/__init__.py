@@ -1,6 +1,6 @@
 """Policies: vision-language-action models with different heads on one trunk, and the baselines to hold them against."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -14,15 +14,17 @@ from worldlab.policies.flow_policy import FlowConfig as FlowConfig
 from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.grounding import GroundingConfig as GroundingConfig
 from worldlab.policies.random_policy import RandomPolicy as RandomPolicy
+from worldlab.policies.token_policy import TokenConfig as TokenConfig
+from worldlab.policies.token_policy import TokenHead
 from worldlab.policies.vla import VLA as VLA
 from worldlab.policies.vla import Head
 from worldlab.protocols import Environment, Policy
-from worldlab.runs import Run
+from worldlab.runs import Json, Run
 from worldlab.trajectory import Spec
 
-type Config = FlowConfig
+type Config = FlowConfig | TokenConfig
 
-_KINDS = ("flow",)
+_KINDS = ("flow", "tokens")
 
 
 @runtime_checkable
@@ -48,7 +50,11 @@ def _cameras(config: Config, spec: Spec) -> tuple[str, ...]:
 
 def _assemble(config: Config, spec: Spec, statistics: Statistics, backbone: Backbone) -> VLA:
     facts = [len(spec.state)] + ([2] if config.grounding.weight > 0 else [])
-    head: Head = FlowHead(config, backbone, facts, len(spec.action))
+    head: Head
+    if isinstance(config, FlowConfig):
+        head = FlowHead(config, backbone, facts, len(spec.action))
+    else:
+        head = TokenHead(config, backbone, facts, len(spec.action))
     return VLA(config, config.kind, spec, statistics, backbone, head)
 
 
@@ -64,7 +70,8 @@ def create(config: Config, spec: Spec, statistics: Statistics, tasks: Sequence[s
     Raises:
         UsageError: a camera is missing, or a pretrained part cannot be read.
     """
-    backbone = Backbone.create(config.backbone, _cameras(config, spec), tasks)
+    reserved = config.bins if isinstance(config, TokenConfig) else 0
+    backbone = Backbone.create(config.backbone, _cameras(config, spec), tasks, reserved)
     return _assemble(config, spec, statistics, backbone)
 
 
@@ -107,15 +114,20 @@ def load_run(path: str | Path) -> VLA:
         UsageError: there is no run, or it holds something else.
     """
     run = Run.open(path)
-    description = run.config
-    if description["kind"] not in _KINDS:
-        raise UsageError(f"'{path}' holds a model of kind '{description['kind']}', not a policy ({', '.join(_KINDS)}).")
+    kind = run.config["kind"]
+    if kind not in _KINDS:
+        raise UsageError(f"'{path}' holds a model of kind '{kind}', not a policy ({', '.join(_KINDS)}).")
+    policy = of_description(run.config)
+    run.load_into(policy)
+    return policy
+
+
+def of_description(description: Mapping[str, Json]) -> VLA:
+    """The policy that `VLA.describe` described, with untrained weights and in evaluation mode."""
     config = TypeAdapter[Config](Annotated[Config, Field(discriminator="kind")]).validate_python(description["model"])
     spec = TypeAdapter(Spec).validate_python(description["spec"])
     statistics = TypeAdapter(Statistics).validate_python(description["statistics"])
     architecture = description["backbone"]
     assert isinstance(architecture, dict)
     backbone = Backbone.of_description(architecture, tuple(spec.cameras), config.backbone.attention)
-    policy = _assemble(config, spec, statistics, backbone)
-    run.load_into(policy)
-    return policy.eval()
+    return _assemble(config, spec, statistics, backbone).eval()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
@@ -62,6 +62,18 @@ class Prefix:
     """The last layer's output."""
     valid: Bool[Tensor, "b n"]
     """False on the padding of short instructions."""
+
+    def extend(
+        self,
+        model: LlamaModel,
+        tokens: Float[Tensor, "b q d"],
+        mask: Float[Tensor, "b 1 q n"],
+        place: Int[Tensor, "b q"],
+    ) -> Float[Tensor, "b q d"]:
+        """What `model` makes of tokens that attend to the prefix; their keys and values stay in the cache."""
+        return model(
+            inputs_embeds=tokens, attention_mask=mask, position_ids=place, past_key_values=self.cache
+        ).last_hidden_state
 
 
 def _small_vision(config: BackboneConfig) -> SiglipVisionConfig:

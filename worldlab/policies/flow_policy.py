@@ -82,24 +82,21 @@ class FlowHead(Head):
         tokens = torch.cat([known, noisy.flatten(1, 2)], 1)
         context = known.shape[1]
         mask, place = self._mask(prefix.valid, context, n, k)
-        out = self.expert(inputs_embeds=tokens, attention_mask=mask, position_ids=place, past_key_values=prefix.cache)
+        hidden = prefix.extend(self.expert, tokens, mask, place)
         prefix.cache.crop(-tokens.shape[1])
-        return self.action_out(out.last_hidden_state[:, context:]).unflatten(1, (n, k))
+        return self.action_out(hidden[:, context:]).unflatten(1, (n, k))
 
     def _mask(self, valid: Bool[Tensor, "b p"], context: int, n: int, k: int) -> tuple[Tensor, Tensor]:
         """Additive mask of (facts, n draws of k actions) over (prefix, facts, draws), and the tokens' positions."""
         b, length = valid.shape
-        ones = valid.new_ones(b, context + n * k)
-        block = torch.arange(context + n * k, device=valid.device) >= context
-        draw = (torch.arange(context + n * k, device=valid.device) - context).div(k, rounding_mode="floor") + 1
-        draw = draw * block
-        key = torch.cat([torch.zeros(length, device=valid.device, dtype=torch.long), 1 + block.long()])
-        of = torch.cat([draw.new_zeros(length), draw])
-        mask = block_causal(1 + block.long(), key, torch.cat([valid, ones], 1))
-        mask = mask & ((of == 0)[None, :] | (of[None, :] == draw[:, None]))
-        start = positions(valid)[:, -1:] + 1
+        draw = torch.cat([torch.zeros(context), 1 + torch.arange(n).repeat_interleave(k)]).to(valid.device)
+        block = 1 + (draw > 0).long()
+        everyone = torch.cat([valid, valid.new_ones(b, context + n * k)], 1)
+        sees = block_causal(block, torch.cat([block.new_zeros(length), block]), everyone)
+        drawn = torch.cat([draw.new_zeros(length), draw])
+        sees = sees & ((drawn == 0) | (drawn == draw[:, None]))
         step = torch.cat([torch.arange(context), context + torch.arange(k).repeat(n)]).to(valid.device)
-        return additive(mask), start + step
+        return additive(sees), positions(valid)[:, -1:] + 1 + step
 
     def loss(
         self,

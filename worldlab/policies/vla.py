@@ -98,11 +98,6 @@ class VLA(nn.Module):
         self._seeds: tuple[int, ...] = ()
         self._step = 0
 
-    @property
-    def window(self) -> int:
-        """Rows of a training window: the last one tells whether the action before it was real."""
-        return self.config.chunk + 1
-
     def describe(self) -> dict[str, Json]:
         """What config.json needs, so that `worldlab.policies.load` can build the module again."""
         return {
@@ -129,20 +124,27 @@ class VLA(nn.Module):
         action = batch.action
         if self.expert and batch.privileged is not None:
             action = batch.privileged[..., self.expert]
-        real = batch.valid[:, :k] & batch.valid[:, 1 : k + 1]
+        real = batch.valid[:, :k]
         last = (real.long().sum(-1, keepdim=True) - 1).clamp(min=0)
         held = torch.minimum(torch.arange(k, device=real.device), last)
-        chunk = action.gather(1, held[..., None].expand(-1, -1, action.shape[-1]))
+        chunk = action[:, :k].gather(1, held[..., None].expand(-1, -1, action.shape[-1]))
         return self.scale_action(torch.where(real.any(-1)[:, None, None], chunk, 0.0)), real
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
-        """Imitate the window's chunk from its first observation; see `window`.
+        """Imitate the window's chunk from its first observation.
+
+        The window must be about actions: observations for its first row alone, and valid rows only where there is an
+        action (an episode's last row has none); this is what `Windows(store, length=chunk, observed=1)` gives.
 
         Raises:
-            UsageError: the windows are shorter than a chunk and the row after it.
+            UsageError: the windows are shorter than a chunk, or hold observations of later rows.
         """
-        if batch.valid.shape[1] < self.window:
-            raise UsageError(f"training windows have {batch.valid.shape[1]} rows; this policy needs {self.window}.")
+        rows, seen = batch.valid.shape[1], batch.obs.state.shape[1]
+        if rows < self.config.chunk or seen != 1:
+            raise UsageError(
+                f"training windows hold {rows} rows and {seen} observation(s); "
+                f"this policy needs {self.config.chunk} rows and 1 observation."
+            )
         obs = batch.obs.map(lambda x: x[:, 0])
         labels = self._labels(batch, obs)
         prefix, facts, logp = self._read(obs, labels.task if labels else obs.task)
