@@ -1,6 +1,7 @@
 """One array of a store: sharded, compressed without loss, checked."""
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import zarr
@@ -14,9 +15,9 @@ _CHUNKS_PER_SHARD = 32
 
 
 class Column:
-    """The committed rows of one array, for reading."""
+    """The committed rows of one array, for reading and, by the store's only writer, for adding to."""
 
-    def __init__(self, store: Path, name: str, rows: int) -> None:
+    def __init__(self, store: Path, name: str, rows: int, mode: Literal["r", "r+"]) -> None:
         """Open the array `name` of a store.
 
         Raises:
@@ -24,12 +25,43 @@ class Column:
         """
         self.store, self.name = store, name
         try:
-            # Where a file is missing, Zarr would return zeros.
-            self._array = zarr.open_array(str(store / name), mode="r", config={"read_missing_chunks": False})
+            # By default Zarr reads zeros where a file is missing, and leaves out files that would hold only zeros.
+            self._array = zarr.open_array(
+                str(store / name), mode=mode, config={"read_missing_chunks": False, "write_empty_chunks": True}
+            )
         except (FileNotFoundError, ValueError):
             raise self._damaged("is missing") from None
         if self._array.shape[0] < rows:
             raise self._damaged(f"has {self._array.shape[0]} of {rows} rows")
+
+    @classmethod
+    def create(cls, store: Path, name: str, values: NDArray[np.generic]) -> "Column":
+        """Make the empty array that rows like `values` go to, in place of what an interrupted append may have left.
+
+        LZ4 without shuffling is the fastest lossless codec for rendered frames, and about as small as the others;
+        shuffling the bytes of numbers helps.
+        """
+        row, chunk = values.shape[1:], _chunk_rows(values)
+        shuffle = "noshuffle" if values.dtype.itemsize == 1 else "shuffle"
+        zarr.open_group(str(store), mode="r+").create_array(
+            name,
+            shape=(0, *row),
+            dtype=values.dtype,
+            chunks=(chunk, *row),
+            shards=(_CHUNKS_PER_SHARD * chunk, *row),
+            filters=None,
+            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle=shuffle), Crc32cCodec()],
+            overwrite=True,
+        )
+        return cls(store, name, 0, "r+")
+
+    def extend(self, values: NDArray[np.generic], at: int) -> None:
+        """Write rows from row `at` on, over whatever an interrupted append left there.
+
+        Zarr replaces each file by an atomic rename, so committed rows in a shard that is rewritten are never at risk.
+        """
+        self._array.resize((at + len(values), *self.shape))
+        self._array[at:] = values
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -53,32 +85,6 @@ class Column:
         return UsageError(
             f"'{self.store}' is damaged: its column '{self.name}' {how}; restore it from a copy, or collect again."
         )
-
-
-def write_column(store: Path, name: str, values: NDArray[np.generic], at: int, *, new: bool) -> None:
-    """Write rows from row `at` on; whatever an interrupted append left there is overwritten.
-
-    Zarr replaces each file by an atomic rename, so committed rows in a shard that is rewritten are never at risk.
-    `new` makes the array first. LZ4 without shuffling is the fastest lossless codec for rendered frames and as small as
-    the others; numbers are shuffled, which halves them.
-    """
-    if new:
-        group = zarr.open_group(str(store), mode="r+")
-        chunk = _chunk_rows(values)
-        shuffle = "noshuffle" if values.dtype.itemsize == 1 else "shuffle"
-        group.create_array(
-            name,
-            shape=(0, *values.shape[1:]),
-            dtype=values.dtype,
-            chunks=(chunk, *values.shape[1:]),
-            shards=(_CHUNKS_PER_SHARD * chunk, *values.shape[1:]),
-            filters=None,
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle=shuffle), Crc32cCodec()],
-            overwrite=True,
-        )
-    array = zarr.open_array(str(store / name), mode="r+", config={"write_empty_chunks": True})
-    array.resize((at + len(values), *values.shape[1:]))
-    array[at:] = values
 
 
 def _chunk_rows(values: NDArray[np.generic]) -> int:

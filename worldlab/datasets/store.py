@@ -2,7 +2,7 @@
 
     data.zarr/zarr.json         format version, Spec, provenance, instructions, and the number of committed episodes
     data.zarr/images/front …    one array per column; all episodes lie one after another along the first axis
-    data.zarr/episodes/…        start, length, seed and instruction number of each episode
+    data.zarr/episodes          start, length, seed and instruction number of each episode
 
 An append writes rows first, then the episode table, then zarr.json in one atomic rename: until then the new episodes
 do not exist, and whatever a crash left beyond the committed counts is overwritten by the next append.
@@ -13,8 +13,9 @@ import json
 import os
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,15 +24,13 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from worldlab.datasets.columns import Column, write_column
+from worldlab.datasets.columns import Column
 from worldlab.errors import UsageError
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 FORMAT = 1
 """Version of the layout; a reader refuses stores of a later version."""
-
-_TABLE = ("start", "length", "seed", "task")
 
 
 @dataclass(frozen=True)
@@ -81,12 +80,16 @@ class EpisodeStore:
             raise UsageError(f"could not create a store at '{path}': {error.strerror}.") from error
         return cls(path)
 
-    def _load(self) -> None:
+    def _load(self, mode: Literal["r", "r+"] = "r") -> None:
+        """See what is committed."""
         self._header = _read_header(self.path)
+        self._group = zarr.open_group(str(self.path), mode=mode)
+        self._columns = {name: Column(self.path, name, self._header.rows, mode) for name in self._header.columns}
+        self._table = np.zeros((0, 4), np.int64)
         n = self._header.episodes
-        self._columns = {name: Column(self.path, name, self._header.rows) for name in self._header.columns}
-        table = {name: Column(self.path, f"episodes/{name}", n) for name in _TABLE if n}
-        self._table = {name: column.read(0, n).astype(np.int64) for name, column in table.items()}
+        if n:
+            self._columns["episodes"] = Column(self.path, "episodes", n, mode)
+            self._table = self._columns["episodes"].read(0, n).astype(np.int64)
 
     @property
     def spec(self) -> Spec:
@@ -111,22 +114,22 @@ class EpisodeStore:
     @property
     def starts(self) -> NDArray[np.int64]:
         """First row of each episode on the common time axis. Rows between episodes may be unused."""
-        return self._table.get("start", np.zeros(0, np.int64))
+        return self._table[:, 0]
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Rows of each episode: one more than its actions."""
-        return self._table.get("length", np.zeros(0, np.int64))
+        return self._table[:, 1]
 
     @property
     def seeds(self) -> NDArray[np.int64]:
         """The seed that each episode started from."""
-        return self._table.get("seed", np.zeros(0, np.int64))
+        return self._table[:, 2]
 
     @property
     def task_index(self) -> NDArray[np.int64]:
         """Which of `tasks` each episode was given."""
-        return self._table.get("task", np.zeros(0, np.int64))
+        return self._table[:, 3]
 
     def __len__(self) -> int:
         return self._header.episodes
@@ -169,16 +172,11 @@ class EpisodeStore:
         if len(self):
             self._check_layout(columns)
         tasks = tuple(dict.fromkeys((*self.tasks, *trajectory.obs.task)))
-        table = {
-            "start": self._header.rows + np.cumsum(lengths) - lengths,
-            "length": lengths,
-            "seed": np.asarray(seeds, np.int64),
-            "task": np.asarray([tasks.index(t) for t in trajectory.obs.task], np.int64),
-        }
-        header = _Header(
-            worldlab_store=FORMAT,
-            spec=self.spec,
-            provenance=self.provenance,
+        start = self._header.rows + np.cumsum(lengths) - lengths
+        task = [tasks.index(t) for t in trajectory.obs.task]
+        table = np.stack([start, lengths, np.asarray(seeds, np.int64), np.asarray(task, np.int64)], axis=1)
+        header = replace(
+            self._header,
             episodes=len(self) + len(lengths),
             rows=self._header.rows + int(lengths.sum()),
             tasks=tasks,
@@ -186,15 +184,19 @@ class EpisodeStore:
         )
         try:
             for name, column in columns.items():
-                write_column(self.path, name, column[trajectory.valid].numpy(), self._header.rows, new=not len(self))
-            for name, values in table.items():
-                write_column(self.path, f"episodes/{name}", values, len(self), new=not len(self))
-            zarr.open_group(str(self.path), mode="r+").update_attributes(_attributes(header))
+                self._extend(name, column[trajectory.valid].numpy(), self._header.rows)
+            self._extend("episodes", table, len(self))
+            self._group.update_attributes(_attributes(header))
         except OSError as error:
             raise UsageError(
                 f"could not write to '{self.path}': {error.strerror}; its {len(self)} earlier episodes are intact."
             ) from error
-        self._load()
+        self._header, self._table = header, np.concatenate([self._table, table])
+
+    def _extend(self, name: str, values: NDArray[np.generic], at: int) -> None:
+        if len(self) == 0:
+            self._columns[name] = Column.create(self.path, name, values)
+        self._columns[name].extend(values, at)
 
     def _check_layout(self, columns: Mapping[str, Tensor]) -> None:
         """Refuse episodes with other columns than those stored, naming the first difference."""
@@ -223,7 +225,7 @@ class EpisodeStore:
         self._unlock = weakref.finalize(self, os.close, handle)
         for left_by_a_crash in self.path.rglob("*.partial"):
             left_by_a_crash.unlink()
-        self._load()
+        self._load("r+")
 
     def close(self) -> None:
         """Let another writer write. The store can still be read."""
