@@ -2,11 +2,8 @@ import numpy as np
 import pytest
 import torch
 from episodes import SPEC, assert_equal, columns
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from worldlab.datasets import EpisodeStore, Windows
-from worldlab.datasets.windows import _permute
 from worldlab.errors import UsageError
 
 
@@ -47,22 +44,6 @@ def test_an_epoch_is_every_window_once_and_none_crosses_an_episode(store, length
             assert len(y) == rows
             assert torch.equal(y[:n], x[:rows]), name
             assert not y[n:].any(), name
-
-
-@given(n=st.integers(1, 500), seed=st.integers(0, 2**62))
-@settings(max_examples=60, deadline=None)
-def test_the_order_is_a_permutation(n, seed):
-    assert sorted(_permute(np.arange(n), n, seed)) == list(range(n))
-
-
-def test_the_order_looks_random():
-    # Over 2,000 seeds, each of 10 places should be taken by each of 10 windows 200 times (chi-square, 81 degrees).
-    counts = np.zeros((10, 10))
-    for seed in range(2000):
-        counts[np.arange(10), _permute(np.arange(10), 10, seed)] += 1
-    assert ((counts - 200) ** 2 / 200).sum() < 81 + 5 * np.sqrt(2 * 81)
-    order = _permute(np.arange(10_000), 10_000, 7)
-    assert abs(np.corrcoef(order[:-1], order[1:])[0, 1]) < 0.05
 
 
 def test_a_batch_depends_on_seed_and_step_alone(store):

@@ -10,18 +10,15 @@ from torch import Tensor
 
 from worldlab.datasets.store import EpisodeStore, trajectory
 from worldlab.errors import UsageError
-from worldlab.seeding import key
+from worldlab.seeding import generator
 from worldlab.trajectory import Trajectory
-
-_ROUNDS = 12
-"""Of the network that shuffles: with 4, orders of few windows are visibly not uniform."""
 
 
 class Windows:
     """Shuffled batches of windows; batch i is a pure function of (seed, i), so a training run can resume anywhere.
 
     Every row that has an action starts one window (with `pad=False`, only where a whole window follows). Batches go
-    through all windows in a random order, then through all of them in another. Nothing is held per window.
+    through all windows in a random order, then through all of them in another.
     """
 
     def __init__(
@@ -69,6 +66,7 @@ class Windows:
             raise UsageError(f"'{store.path}' has no window: none of the {len(chosen)} episodes used holds {kind}.")
         self._cache_bytes = cache_bytes
         self._cache: dict[str, Tensor] = {}
+        self._epoch = (-1, np.zeros(0, np.int32))
 
     @property
     def count(self) -> int:
@@ -86,9 +84,7 @@ class Windows:
         """Batch `step`, leading axes (batch, length); observations have (batch, observed)."""
         drawn = np.arange(step * self.batch, (step + 1) * self.batch)
         epoch, position = drawn // self.count, drawn % self.count
-        window = np.concatenate(
-            [_permute(position[epoch == e], self.count, key(self.seed, int(e))) for e in np.unique(epoch)]
-        )
+        window = np.concatenate([self._order(int(e))[position[epoch == e]] for e in np.unique(epoch)])
         episode = np.searchsorted(self._ends, window, side="right")
         t = window - np.where(episode > 0, self._ends[episode - 1], 0)
         offset = np.arange(self.length)
@@ -98,6 +94,13 @@ class Windows:
         columns = {name: self._gather(name, rows, valid) for name in self.store.columns}
         tasks = tuple(self.store.tasks[i] for i in self._task[episode])
         return trajectory(columns, tasks, torch.from_numpy(valid))
+
+    def _order(self, epoch: int) -> NDArray[np.int32]:
+        """The order in which an epoch goes through the windows."""
+        if epoch != self._epoch[0]:
+            order = torch.randperm(self.count, generator=generator(self.seed, epoch), dtype=torch.int32)
+            self._epoch = (epoch, order.numpy())
+        return self._epoch[1]
 
     def _gather(self, column: str, rows: NDArray[np.int64], valid: NDArray[np.bool_]) -> Tensor:
         """The rows (b, length) of a column, zero where they are not valid."""
@@ -125,30 +128,3 @@ class Windows:
                 return None
             self._cache[column] = self.store.read(column, 0, stop)
         return self._cache[column]
-
-
-def _permute(x: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Where a random permutation of range(n) puts x, without building it.
-
-    A balanced Feistel network permutes the smallest range of 4^k numbers that holds n; numbers outside
-    range(n) are sent through again until they fall inside (cycle walking; Black and Rogaway 2002).
-    """
-    half = np.uint64(max(1, ((n - 1).bit_length() + 1) // 2))
-    mask = np.uint64((1 << int(half)) - 1)
-    keys = np.random.SeedSequence(seed).generate_state(_ROUNDS, np.uint64)
-    y = x.astype(np.uint64)
-    outside = np.ones(len(y), bool)
-    while outside.any():
-        left, right = y[outside] >> half, y[outside] & mask
-        for k in keys:
-            left, right = right, left ^ (_mix(right ^ k) & mask)
-        y[outside] = left << half | right
-        outside = y >= n
-    return y.astype(np.int64)
-
-
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """A 64-bit hash (the finaliser of SplitMix64)."""
-    x = (x ^ x >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ x >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
-    return x ^ x >> np.uint64(31)
