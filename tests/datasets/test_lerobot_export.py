@@ -63,7 +63,7 @@ def test_lerobot_opens_the_export(arm_store, tmp_path, video, monkeypatch):
             want = episode.obs.images[camera][t].permute(2, 0, 1).float()
             got = item[f"observation.images.{camera}"] * 255
             if video:
-                assert 10 * np.log10(255**2 / float(((got - want) ** 2).mean())) > 30
+                assert 10 * np.log10(255**2 / float(((got - want) ** 2).mean())) > 35
             else:
                 assert torch.equal(got.round(), want)
 

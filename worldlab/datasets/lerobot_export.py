@@ -1,7 +1,8 @@
 """LeRobot's dataset format (v3.0), written through LeRobot's own API."""
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -56,22 +57,36 @@ def export_dataset(
                 root=Path(folder) / "dataset",
                 robot_type="so_follower" if _is_so101(store.spec) else None,
                 use_videos=video,
-                rgb_encoder=RGBEncoderConfig(vcodec="h264") if video else None,  # its default codec is far slower
+                # LeRobot's own choices are a slower codec, and a quality that smears frames as small as 64 x 64.
+                rgb_encoder=RGBEncoderConfig(vcodec="h264", crf=18) if video else None,
+                video_backend="pyav",  # it would try torchcodec first, and print pages where that cannot load
                 streaming_encoding=video,
                 encoder_threads=1 if video else None,
             )
-            bar = track(
-                store, "exporting", len(store), console=Console(stderr=True), disable=not show, show_speed=False
-            )
-            for episode in bar:
-                for frame in _frames(episode, store.spec):
-                    dataset.add_frame(frame)
-                dataset.save_episode(parallel_encoding=False)
-            dataset.finalize()
+            with _only_our_progress_bar():
+                for episode in track(store, "exporting", len(store), console=Console(stderr=True), disable=not show):
+                    for frame in _frames(episode, store.spec):
+                        dataset.add_frame(frame)
+                    dataset.save_episode(parallel_encoding=False)
+                dataset.finalize()
             (Path(folder) / "dataset").rename(out)
     except OSError as error:
         raise UsageError(f"could not write the dataset '{out}': {error.strerror or error}.") from error
     return out
+
+
+@contextmanager
+def _only_our_progress_bar() -> Generator[None]:
+    """LeRobot draws a bar for every episode through Hugging Face's `datasets`."""
+    from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    quiet = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not quiet:
+            enable_progress_bars()
 
 
 def features(spec: Spec, video: bool) -> dict[str, Feature]:
