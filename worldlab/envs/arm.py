@@ -28,8 +28,8 @@ PAN = np.array([0.0388353, 0.0, 0.0624])
 _SHOULDER = np.array([0.0303992, 0.1166])  # (radius, height) of the shoulder_lift axis
 _UPPER, _UPPER_ANGLE = np.hypot(0.028, 0.11257), np.arctan2(0.11257, 0.028)
 _FORE, _FORE_ANGLE = np.hypot(0.1349, 0.0052), np.arctan2(0.0052, 0.1349)
-_WRIST = 0.0611  # from the wrist_flex axis to the gripper body, along the roll axis
-_TIP = 0.098127  # from the gripper body to the gripperframe, along the roll axis
+_HAND = 0.0611 + 0.098127  # from the wrist_flex axis to the fingertips, along the roll axis
+_LEANINGS = 4
 ROLL = 0.0486795
 """The wrist_roll at which the jaws open along the arm's plane, radians."""
 
@@ -78,32 +78,49 @@ def _with_meshes(spec: mujoco.MjSpec) -> mujoco.MjSpec:
 
 
 def inverse(
-    point: Float[Array, "n 3"], yaw: Float[Array, " n"], x: Float[Array, " n"] | float = FRAME_X
+    point: Float[Array, "n 3"], heading: Float[Array, " n"], x: Float[Array, " n"] | float = FRAME_X
 ) -> Float[Array, "n 5"]:
     """Joint angles that put a point of the gripper somewhere, the gripper pointing down.
 
+    Where the arm cannot point down it leans outwards by as much as it must.
+
     Args:
         point: where the point goes, metres in the base frame.
-        yaw: heading of the gripper's x axis, the direction in which the moving jaw opens, radians. Taken modulo pi/2
-            (a cube looks the same) to the roll nearest the middle of its range.
+        heading: of the gripper's x axis, the direction in which the moving jaw opens, radians.
         x: the point's distance from the roll axis along that axis; it is as far down as the gripperframe.
 
     Returns:
         shoulder_pan, shoulder_lift, elbow_flex, wrist_flex, wrist_roll; out of reach, the nearest the arm gets.
     """
-    quarter = np.pi / 2
-    centre = np.arctan2(point[:, 1] - PAN[1], point[:, 0] - PAN[0])
-    roll = (yaw - centre + quarter / 2) % quarter - quarter / 2
-    heading = centre + roll
     axis = point[:, :2] - np.stack([np.cos(heading), np.sin(heading)], -1) * np.reshape(x, (-1, 1)) - PAN[:2]
     azimuth = np.arctan2(axis[:, 1], axis[:, 0])
-    r = np.linalg.norm(axis, axis=-1) - _SHOULDER[0]
-    z = point[:, 2] + _TIP + _WRIST - _SHOULDER[1]
-    d = np.clip(np.hypot(r, z), _FORE - _UPPER + 1e-3, _FORE + _UPPER - 1e-4)
+    roll = (heading - azimuth + ROLL + np.pi) % (2 * np.pi) - np.pi
+    tip = np.stack([np.linalg.norm(axis, axis=-1), point[:, 2]], -1) - _SHOULDER
+    pitch = np.full(len(point), -np.pi / 2)
+    for _ in range(_LEANINGS):
+        lift, elbow, wrist, short = _links(tip, pitch)
+        pitch = pitch + np.clip(0.7 * (wrist - HIGH[3]), 0, 0.3) + np.clip(short / _HAND, 0, 0.3)
+    lift, elbow, wrist, _ = _links(tip, pitch)
+    return np.clip(np.stack([-azimuth, lift, elbow, wrist, roll], -1), LOW[:5], HIGH[:5])
+
+
+def _links(tip: Float[Array, "n 2"], pitch: Float[Array, " n"]) -> tuple[Float[Array, " n"], ...]:
+    """Joint angles in the arm's plane that put the fingertips at `tip` from the shoulder with the hand at a pitch.
+
+    Returns:
+        shoulder_lift, elbow_flex, wrist_flex, and by how much the wrist is beyond the reach of the two links (metres).
+    """
+    r, z = (tip - _HAND * np.stack([np.cos(pitch), np.sin(pitch)], -1)).T
+    far = np.hypot(r, z)
+    d = np.clip(far, _FORE - _UPPER + 1e-3, _FORE + _UPPER - 1e-4)
     angle = np.arctan2(z, r)
     upper = angle + np.arccos((_UPPER**2 + d**2 - _FORE**2) / (2 * _UPPER * d))
     fore = np.arctan2(d * np.sin(angle) - _UPPER * np.sin(upper), d * np.cos(angle) - _UPPER * np.cos(upper))
     lift = _UPPER_ANGLE - upper
     elbow = _FORE_ANGLE - fore - lift
-    joints = np.stack([-azimuth, lift, elbow, quarter - lift - elbow, heading - azimuth + ROLL], -1)
-    return np.clip(joints, LOW[:5], HIGH[:5])
+    return lift, elbow, -pitch - lift - elbow, far - d
+
+
+def facing(joints: Float[Array, "n 6"]) -> Float[Array, " n"]:
+    """Heading of the gripper's x axis when it points down, radians."""
+    return joints[:, 4] - joints[:, 0] - ROLL

@@ -3,7 +3,7 @@
 A task is a pure function of a `Situation`, which is a pure function of the simulator's state.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -23,7 +23,8 @@ NAMES = tuple(COLOURS)
 _RADIUS = (0.145, 0.225)  # of the cubes from the pan axis: where the gripper can point down and lift
 _AZIMUTH = 0.52
 _APART = 0.06
-_PUSH = (0.07, 0.13)
+_PUSH = (0.07, 0.13)  # how far it is to the zone
+_BEHIND = (0.12, 0.24)  # where the gripper can come down behind a cube, from the pan axis
 _PARKED = 5.0  # cubes above this height are absent
 
 
@@ -170,12 +171,18 @@ class Push:
         while True:
             start = table(rng, self.phrases)
             here = start.cubes[start.goal[0], :2]
-            zone = _spot(rng)
-            there = np.delete(start.cubes[:, :2], start.goal[0], 0)
-            there = there[~np.isnan(there[:, 0])]
-            clear = _to_segment(there, here + 0.5 * (here - zone), zone).min() > 0.055
-            if _PUSH[0] < np.linalg.norm(zone - here) < _PUSH[1] and clear:
-                return Start(start.joints, start.cubes, start.goal, (float(zone[0]), float(zone[1])), start.instruction)
+            for zone in (_spot(rng) for _ in range(8)):
+                if self._open(start, here, zone):
+                    return replace(start, zone=(float(zone[0]), float(zone[1])))
+
+    def _open(self, start: Start, here: Float[Array, "2"], zone: Float[Array, "2"]) -> bool:
+        """Whether the cube can be pushed from `here` to `zone`: far enough, others out of the way, room behind it."""
+        length = np.linalg.norm(zone - here)
+        behind = here + 0.045 * (here - zone) / length
+        others = np.delete(start.cubes[:, :2], start.goal[0], 0)
+        clear = np.nanmin(_to_segment(others, behind, zone)) > 0.055
+        within = _BEHIND[0] < np.linalg.norm(behind - arm.PAN[:2]) < _BEHIND[1]
+        return bool(_PUSH[0] < length < _PUSH[1] and clear and within)
 
     def success(self, s: Situation) -> Bool[Mask, " n"]:
         """The cube lies in the zone."""
