@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 CHUNK = 256
 """Frames drawn at once, which bounds the memory of long dreams."""
+PATCH = 4
+"""Pixels along the side of what one cell of the finest grid draws."""
 
 
 class FrameDecoder(nn.Module):
-    """A small strided transposed convolution per camera, added to a learnt background."""
+    """A small patch decoder per camera, added to a learnt background."""
 
     def __init__(self, features: int, cameras: dict[str, tuple[int, int]], width: int) -> None:
-        """`width` is the number of channels at half the cameras' resolution; it doubles at every halving."""
+        """`width` is the number of channels of the grids."""
         super().__init__()
         self.cameras = dict(cameras)
         self.branches = nn.ModuleDict({name: _Branch(features, size, width) for name, size in cameras.items()})
@@ -49,23 +51,29 @@ class FrameDecoder(nn.Module):
 
 
 class _Branch(nn.Module):
-    """One camera."""
+    """One camera: a coarse grid, doubled with convolutions up to one cell per patch, and a patch from each cell."""
 
     def __init__(self, features: int, size: tuple[int, int], width: int) -> None:
         super().__init__()
+        doublings = max(0, round(math.log2(min(size) / (4 * PATCH))))
         self.size = size
-        doublings = max(1, int(math.log2(min(size) / 4)))
-        self.base = [math.ceil(pixels / 2**doublings) for pixels in size]
-        channels = [width * 2**i for i in reversed(range(doublings))]
-        self.hidden = nn.Sequential(nn.Linear(features, 256), nn.SiLU())
-        self.grid = nn.Linear(256, channels[0] * self.base[0] * self.base[1])
-        ups: list[nn.Module] = []
-        for wide, narrow in zip(channels, [*channels[1:], 3], strict=True):
-            ups += [nn.SiLU(), nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1)]
-        self.up = nn.Sequential(*ups)
+        self.base = [math.ceil(pixels / (PATCH * 2**doublings)) for pixels in size]
+        self.grid = nn.Sequential(
+            nn.Linear(features, 4 * width), nn.SiLU(), nn.Linear(4 * width, 2 * width * self.base[0] * self.base[1])
+        )
+        self.up = nn.Sequential(
+            *[
+                layer
+                for i in range(doublings)
+                for layer in (nn.SiLU(), nn.ConvTranspose2d(width * (1 if i else 2), width, 4, stride=2, padding=1))
+            ]
+        )
+        self.patch = nn.Sequential(
+            nn.SiLU(), nn.Conv2d(width if doublings else 2 * width, 3 * PATCH**2, 1), nn.PixelShuffle(PATCH)
+        )
         self.background = nn.Parameter(torch.full((3, *size), 0.5))
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n 3 _ _"]:
-        grid = self.grid(self.hidden(features)).unflatten(1, (-1, *self.base))
+        cells = self.grid(features).unflatten(1, (-1, *self.base))
         height, width = self.size
-        return self.background + self.up(grid)[:, :, :height, :width]
+        return self.background + self.patch(self.up(cells))[:, :, :height, :width]

@@ -1,6 +1,6 @@
 """What the columns of a simulator's privileged state mean to a model, read off their names."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from worldlab.dynamics.rotations import matrix
+from worldlab.dynamics.rotations import axes, quaternion
 
 POSE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 
@@ -27,22 +27,27 @@ class World:
     """What no action changes: the goal zone."""
     place: Float[Tensor, "*b o 3"]
     """Where each object is, metres."""
-    turn: Float[Tensor, "*b o 4"]
-    """Its rotation, a unit quaternion."""
+    axes: Float[Tensor, "*b o 2 3"]
+    """Where its x and y axes point: continuous in the rotation, and the same for q and -q."""
     marks: Float[Tensor, "*b o m"]
     """Whether it is present, and whether it is the target."""
     pixels: Float[Tensor, "*b o u"]
     """Where cameras see it, 0..1."""
 
     @property
-    def axes(self) -> Float[Tensor, "*b o 6"]:
-        """Where each object's x and y axes point: continuous in the rotation, and the same for q and -q."""
-        return matrix(self.turn)[..., :2].flatten(-2)
+    def columns(self) -> tuple[Tensor, ...]:
+        """All tensors, in the order of the fields."""
+        arm = (self.state, self.velocity, self.free, self.constants)
+        return (*arm, self.place, self.axes, self.marks, self.pixels)
 
-    def map(self, f: Callable[[Tensor], Tensor]) -> "World":
-        """Apply `f` to every tensor."""
-        columns = (self.state, self.velocity, self.free, self.constants, self.place, self.turn, self.marks, self.pixels)
-        return World(*(f(x) for x in columns))
+    def detach(self) -> "World":
+        """The same without gradients."""
+        return World(*(x.detach() for x in self.columns))
+
+
+def stack(worlds: Sequence[World]) -> World:
+    """Consecutive worlds (b, t, ...) as one with an axis of steps, (b, t, steps, ...)."""
+    return World(*(torch.stack(parts, 2) for parts in zip(*(w.columns for w in worlds), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ class Layout:
             free=privileged[..., list(self.free)],
             constants=privileged[..., list(self.constants)],
             place=pose[..., :3],
-            turn=pose[..., 3:],
+            axes=axes(pose[..., 3:]),
             marks=_take(privileged, self.marks, self.sizes[1]),
             pixels=_take(privileged, self.pixels, self.sizes[2]),
         )
@@ -118,7 +123,7 @@ class Layout:
         privileged[..., list(self.free)] = world.free
         privileged[..., list(self.constants)] = world.constants
         for columns, values in (
-            (self.poses, torch.cat([world.place, world.turn], -1)),
+            (self.poses, torch.cat([world.place, quaternion(world.axes)], -1)),
             (self.marks, world.marks),
             (self.pixels, world.pixels),
         ):

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldlab.dynamics.decoder import FrameDecoder
-from worldlab.dynamics.layout import Layout, World
-from worldlab.dynamics.rotations import exponential, multiply
+from worldlab.dynamics.layout import Layout, World, stack
 from worldlab.errors import UsageError
 from worldlab.normalize import Moments, Standardize, Statistics
 from worldlab.runs import Json, to_json
@@ -38,8 +37,8 @@ class StateModelConfig:
     """Steps imagined in training; every row of a window that has so many after it is a start."""
     frames: int = 32
     """Frames drawn per training step; drawing is trained beside the dynamics and does not shape it."""
-    draw_width: int = 16
-    """Channels of the frame decoder at half the cameras' resolution."""
+    draw_width: int = 48
+    """Channels of the frame decoder."""
     focus: float = 20.0
     """How much more a pixel weighs that differs by its whole range from the mean frame."""
 
@@ -70,13 +69,15 @@ class StateModel(nn.Module):
         arm, seen = 2 * states + free, 9 + marks
         width, depth = config.width, config.depth
         self.arm = _mlp(arm + len(spec.action), width, depth, states + free)
+        self.servo = nn.Linear(arm + len(spec.action), states + free)
+        self.pose = _mlp(3 * states, width, 2, free)
         self.object = _mlp(arm + states + free + 13, width, depth, 7 + pixels)
         world = arm + len(layout.constants)
         self.part = _mlp(world + seen + 3, width // 2, 2, width // 2)
         self.outcome = _mlp(world + width // 2, width // 2, 2, 3)
         self.decoder = FrameDecoder(world + objects * (seen + pixels), spec.cameras, config.draw_width)
-        for moves in (self.arm, self.object):
-            nn.init.zeros_(moves[-1].weight)  # pyright: ignore[reportArgumentType]
+        for last in (self.arm[-1], self.object[-1], self.servo):
+            nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
 
     @property
     def spec(self) -> Spec:
@@ -103,21 +104,21 @@ class StateModel(nn.Module):
         self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
     ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
         """What follows each action; deterministic, so `generator` is not used."""
-        world, beliefs = self._split(belief), list[Tensor]()
+        beliefs: list[Tensor] = []
         for now in action.unbind(1):
-            world = self.advance(world, now)
-            beliefs.append(self._join(world))
+            belief = self._join(self.advance(self._split(belief), now))
+            beliefs.append(belief)
         dream = self._split(torch.stack(beliefs, 1))
         reward, terminated, success = self._outcome(dream).unbind(-1)
         return Trajectory(
-            obs=Observation(self.decoder.draw(self._drawn(dream)), dream.state, ("",) * len(belief)),
+            obs=Observation(self.decoder.draw(self._drawn(dream)), dream.state, ("",) * len(action)),
             action=action,
             reward=reward,
             terminated=terminated > 0,
             success=success > 0,
             valid=torch.ones_like(reward, dtype=torch.bool),
             privileged=self.layout.join(dream),
-        ), beliefs[-1]
+        ), belief
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Errors of dreams of `config.horizon` steps from every row, of their outcomes, and of drawn frames.
@@ -130,19 +131,20 @@ class StateModel(nn.Module):
         if horizon < 1:
             raise UsageError("a world model learns from windows of at least 2 rows; got 1.")
         starts = rows.shape[1] - horizon
-        world = self._split(rows[:, :starts])
-        terms: list[dict[str, Tensor]] = []
+        world, dreamt = self._split(rows[:, :starts]), list[World]()
         for h in range(horizon):
-            acted, came = slice(h, h + starts), slice(h + 1, h + 1 + starts)
-            world = self.advance(world, batch.action[:, acted])
-            errors = self._errors(world, self._split(rows[:, came]))
-            happened = torch.stack(
-                [x[:, acted].to(rows.dtype) for x in (batch.reward, batch.terminated, batch.success)], -1
-            )
-            errors |= self._outcome_errors(world, happened)
-            terms.append({name: (error * batch.valid[:, came]).sum() for name, error in errors.items()})
-        count = sum(int(batch.valid[:, h + 1 : h + 1 + starts].sum()) for h in range(horizon))
-        metrics = {name: torch.stack([term[name] for term in terms]).sum() / max(count, 1) for name in terms[0]}
+            world = self.advance(world, batch.action[:, h : h + starts])
+            dreamt.append(world)
+        dream = stack(dreamt)
+
+        def after(x: Tensor, delay: int) -> Tensor:
+            """What a column (b, t, ...) holds so many rows after each step of each dream, (b, starts, horizon, ...)."""
+            return torch.stack([x[:, h + delay : h + delay + starts] for h in range(horizon)], 2)
+
+        valid = after(batch.valid, 1)
+        happened = torch.stack([after(x.float(), 0) for x in (batch.reward, batch.terminated, batch.success)], -1)
+        errors = self._errors(dream, self._split(after(rows, 1))) | self._outcome_errors(dream, happened)
+        metrics = {name: (error * valid).sum() / valid.sum().clamp(min=1) for name, error in errors.items()}
         metrics["frames"] = self._frame_loss(batch, rows)
         return torch.stack(list(metrics.values())).sum(), metrics
 
@@ -153,11 +155,20 @@ class StateModel(nn.Module):
         # An absolute joint target matters by how far it is from where the joint is.
         follows = self._spec.control == "joint_position" and self._spec.action == self._spec.state
         aim = (action - world.state) / std if follows else self.scale_action(action)
-        moved = self.arm(torch.cat([known, aim], -1))
+        inputs = torch.cat([known, aim], -1)
+        moved = self.arm(inputs) + self.servo(inputs)
         velocity = std * moved[..., : len(std)]
-        free = world.free + self.scale_free.std * STEP * moved[..., len(std) :]
-        moving = replace(world, state=world.state + velocity, velocity=velocity, free=free)
-        return self._push(world, moving, torch.cat([known, moved], -1))
+        state = world.state + velocity
+        # What the pose of the arm explains moves with it, so that it cannot drift away over a long dream.
+        carried = self._pose(state) - self._pose(world.state) + STEP * moved[..., len(std) :]
+        free = world.free + self.scale_free.std * carried
+        return self._push(
+            world, replace(world, state=state, velocity=velocity, free=free), torch.cat([known, moved], -1)
+        )
+
+    def _pose(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b f"]:
+        """What the state alone says of the free columns, in standard deviations: forward kinematics."""
+        return self.pose(torch.cat([self.scale_state(state), state.sin(), state.cos()], -1))
 
     def _push(self, before: World, after: World, known: Tensor) -> World:
         """What the arm's motion from `before` to `after` does to the objects."""
@@ -169,14 +180,14 @@ class StateModel(nn.Module):
             self._near(before),
             self._near(after),
             before.place[..., 2:] / NEAR,
-            before.axes,
+            before.axes.flatten(-2),
         ]
         gate, push, spin, pixels = self.object(torch.cat(inputs, -1)).split([1, 3, 3, before.pixels.shape[-1]], -1)
         touched = gate.sigmoid() * before.marks[..., :1]
         return replace(
             after,
             place=before.place + NEAR * touched * push,
-            turn=multiply(exponential(touched * spin), before.turn),
+            axes=before.axes + torch.linalg.cross((touched * spin)[..., None, :].expand_as(before.axes), before.axes),
             pixels=before.pixels + NEAR * touched * pixels,
         )
 
@@ -210,7 +221,7 @@ class StateModel(nn.Module):
 
     def _seen(self, world: World) -> Float[Tensor, "*b o f"]:
         """Each object, scaled; zero where there is none."""
-        return torch.cat([world.place / NEAR, world.axes, world.marks], -1) * world.marks[..., :1]
+        return torch.cat([world.place / NEAR, world.axes.flatten(-2), world.marks], -1) * world.marks[..., :1]
 
     def _outcome(self, world: World) -> Float[Tensor, "*b 3"]:
         """Reward, and the logits of termination and success, on arriving in a world."""
@@ -233,8 +244,8 @@ class StateModel(nn.Module):
         if self.layout.poses:
             present = truth.marks[..., 0]
             place = ((dream.place - truth.place) / CENTIMETRE).square().sum(-1)
-            turn = (dream.axes - truth.axes).square().sum(-1)
-            pixels = ((dream.pixels - truth.pixels) / CENTIMETRE).square().sum(-1)
+            turn = (dream.axes - truth.axes).square().sum((-1, -2))
+            pixels = ((dream.pixels - truth.pixels) / NEAR).square().sum(-1)
             errors["place"] = (present * place).mean(-1)
             errors["turn"] = (present * turn).mean(-1)
             errors["pixels"] = (present * pixels).mean(-1)
@@ -242,7 +253,7 @@ class StateModel(nn.Module):
 
     def _outcome_errors(self, dream: World, happened: Float[Tensor, "*b 3"]) -> dict[str, Tensor]:
         """Errors of the outcomes as read off a dream; they do not shape it."""
-        predicted = self._outcome(dream.map(Tensor.detach))
+        predicted = self._outcome(dream.detach())
         ended = functional.binary_cross_entropy_with_logits(predicted[..., 1:], happened[..., 1:], reduction="none")
         return {"reward": (predicted[..., 0] - happened[..., 0]).square(), "ended": ended.mean(-1)}
 
