@@ -77,14 +77,17 @@ def export_dataset(
 
 @contextmanager
 def _only_our_progress_bar() -> Generator[None]:
-    """LeRobot draws a bar for every episode through Hugging Face's `datasets`."""
+    """LeRobot draws a bar for every episode through Hugging Face's `datasets`, and x264 reports on every video."""
+    from av import logging as libav
     from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     quiet = are_progress_bars_disabled()
     disable_progress_bars()
+    libav.set_libav_level(libav.ERROR)
     try:
         yield
     finally:
+        libav.set_libav_level(libav.INFO)
         if not quiet:
             enable_progress_bars()
 
