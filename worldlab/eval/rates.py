@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
-from scipy import stats
 
 type Interval = tuple[float, float]
 
@@ -18,6 +17,8 @@ LEVEL = 0.95
 
 def wilson(successes: int, n: int) -> Interval:
     """Wilson's score interval of a success rate (Wilson 1927; Newcombe 1998, Stat. Med. 17:857, method 3)."""
+    from scipy import stats  # a second to import
+
     low, high = stats.binomtest(successes, n).proportion_ci(LEVEL, method="wilson")
     return float(low), float(high)
 
@@ -27,6 +28,8 @@ def mcnemar_mid_p(only_a: int, only_b: int) -> float:
 
     Fagerland, Lydersen and Laake 2013 (BMC Med. Res. Methodol. 13:91): twice the one-sided mid-p; 1 for a tie.
     """
+    from scipy import stats  # a second to import
+
     fewer, n = min(only_a, only_b), only_a + only_b
     return float(2 * stats.binom.cdf(fewer - 1, n, 0.5) + stats.binom.pmf(fewer, n, 0.5))
 

@@ -163,7 +163,7 @@ def write_report(sections: Sequence[Section], path: str | Path) -> Path:
 
 def _cell(value: Cell) -> str:
     if value is None:
-        return "–"  # noqa: RUF001
+        return "–"
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 

@@ -1,0 +1,111 @@
+"""Bad input gets one clear sentence and status 2, never a traceback."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from worldlab.cli import main
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    """A small store and two runs of different kinds, trained for a few steps: the verbs, end to end."""
+    root = tmp_path_factory.mktemp("lab")
+    main(["collect", "worldlab/Reach-v0", "--episodes", "6", "--n", "4", "--noise", "0.1", "--out", f"{root}/x.zarr"])
+    main(["train", "flow-reach", "--data", f"{root}/x.zarr", "--out", f"{root}/flow", "--steps", "2"])
+    main(["train", "state-reach", "--data", f"{root}/x.zarr", "--out", f"{root}/world", "--steps", "2"])
+    return root
+
+
+def refused(capsys, *arguments: str) -> str:
+    """The sentence with which a command is refused."""
+    with pytest.raises(SystemExit) as stop:
+        main(list(arguments))
+    assert stop.value.code == 2
+    sentence = capsys.readouterr().err.strip().splitlines()[-1]
+    assert sentence.startswith("worldlab: ")
+    assert "Traceback" not in sentence
+    return sentence
+
+
+def test_verbs_end_with_a_line_or_with_json(lab, capsys):
+    main(["eval", f"{lab}/flow", "--env", "worldlab/Reach-v0", "--episodes", "2", "--json"])
+    result = json.loads(capsys.readouterr().out)
+    assert result["n"] == 2
+    assert set(result["controls"]) == {"expert", "random", "blank_image", "wrong_instruction"}
+    assert result["controls"]["expert"]["rate"] == 1
+    main(["imagine", f"{lab}/world", "--data", f"{lab}/x.zarr", "--horizon", "5", "--branches", "3", "--json"])
+    assert {"1", "2", "5"} <= set(json.loads(capsys.readouterr().out)["effect_error"])
+    main(["view", f"{lab}/x.zarr", "--json"])
+    assert json.loads(capsys.readouterr().out)["episodes"] == 6
+    main(["compare", "expert", "random", "--env", "Reach", "--episodes", "20"])
+    assert "expert succeeds more often than random" in capsys.readouterr().out
+    main(["list", "presets"])
+    assert "flow-lift" in capsys.readouterr().out
+
+
+def test_collecting_again_appends_unseen_seeds(lab, tmp_path, capsys):
+    store = tmp_path / "x.zarr"
+    shutil.copytree(lab / "x.zarr", store)
+    main(["collect", "worldlab/Reach-v0", "--episodes", "3", "--n", "2", "--out", str(store), "--json"])
+    assert json.loads(capsys.readouterr().out)["total"] == 9
+    from worldlab.datasets import EpisodeStore
+
+    seeds = EpisodeStore(store).seeds
+    assert len(set(seeds.tolist())) == 9
+    assert seeds.min() >= 1_000_000
+
+
+def test_unknown_names_come_with_a_suggestion(lab, tmp_path, capsys):
+    store = f"{lab}/x.zarr"
+    assert "Did you mean 'worldlab/Lift-v0'" in refused(
+        capsys, "collect", "worldlab/Lfit-v0", "--episodes", "1", "--out", f"{tmp_path}/x"
+    )
+    assert "Did you mean 'flow-reach'" in refused(
+        capsys, "train", "flow-raech", "--data", store, "--out", f"{tmp_path}/y"
+    )
+    assert "light" in refused(capsys, "eval", "expert", "--env", "Reach", "--variation", "lihgt=1")
+    assert "NAME=SEVERITY" in refused(capsys, "eval", "expert", "--env", "Reach", "--variation", "light")
+
+
+def test_missing_and_foreign_files(lab, tmp_path, capsys):
+    assert "does not exist" in refused(
+        capsys, "train", "flow-reach", "--data", f"{tmp_path}/no.zarr", "--out", f"{tmp_path}/y"
+    )
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "file.txt").write_text("not a store")
+    assert "not an episode store" in refused(
+        capsys, "train", "flow-reach", "--data", str(foreign), "--out", f"{tmp_path}/y"
+    )
+    assert "no config.json" in refused(capsys, "eval", str(foreign), "--env", "Reach")
+    assert "does not exist" in refused(capsys, "eval", f"{tmp_path}/nothing", "--env", "Reach")
+    assert "not empty" in refused(capsys, "train", "flow-reach", "--data", f"{lab}/x.zarr", "--out", str(foreign))
+
+
+def test_a_run_of_another_kind(lab, capsys):
+    assert "world model" in refused(capsys, "eval", f"{lab}/world", "--env", "Reach")
+    assert "policy" in refused(capsys, "imagine", f"{lab}/flow", "--data", f"{lab}/x.zarr")
+
+
+def test_a_policy_and_an_environment_that_disagree(lab, capsys):
+    sentence = refused(capsys, "eval", f"{lab}/flow", "--env", "dm_control/cartpole-swingup-v0", "--episodes", "1")
+    assert "disagree on" in sentence
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there(lab, tmp_path, capsys):
+    data = f"{lab}/x.zarr"
+    assert "no CUDA device" in refused(
+        capsys, "train", "flow-reach", "--data", data, "--out", f"{tmp_path}/y", "--device", "cuda"
+    )
+    assert not (tmp_path / "y").exists()
+
+
+def test_resuming_another_run_is_refused(lab, capsys):
+    sentence = refused(
+        capsys, "train", "tokens-reach", "--data", f"{lab}/x.zarr", "--out", f"{lab}/flow", "--resume", "--steps", "2"
+    )
+    assert "was trained as flow-reach" in sentence

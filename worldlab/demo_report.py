@@ -1,0 +1,260 @@
+"""The page that the demo ends with."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from worldlab import eval as evaluation
+from worldlab.eval.charts import Curve
+from worldlab.eval.counterfactual import CounterfactualResult, Example
+from worldlab.eval.report import Bar, Curves, Fact, Note, Section, SuccessBars, Table, Title, Video, VideoStrip
+from worldlab.eval.video import encode, side_by_side
+from worldlab.lerobot_programs import Check
+from worldlab.runs import Json
+from worldlab.trajectory import Trajectory
+
+
+@dataclass
+class Findings:
+    """What the demo found out, for the report."""
+
+    provenance: dict[str, Json]
+    seconds: dict[str, float] = field(default_factory=dict)
+    """How long each stage took."""
+    demonstrations: dict[str, Json] = field(default_factory=dict)
+    policies: dict[str, evaluation.SuccessResult] = field(default_factory=dict)
+    """Flow and tokens, and the flow policy's controls, on the same seeds."""
+    footage: dict[str, list[tuple[evaluation.Episode, Trajectory]]] = field(default_factory=dict)
+    """Episodes to show."""
+    comparison: evaluation.Comparison | None = None
+    training: dict[str, dict[str, Json]] = field(default_factory=dict)
+    counterfactual: CounterfactualResult | None = None
+    lerobot: Check | None = None
+
+    def to_json(self) -> dict[str, Json]:
+        """All numbers."""
+        return {
+            "seconds": self.seconds,
+            "demonstrations": self.demonstrations,
+            "training": self.training,
+            "policies": {name: result.to_json() for name, result in self.policies.items()},
+            "comparison": self.comparison and self.comparison.to_json(),
+            "counterfactual": self.counterfactual and self.counterfactual.to_json(),
+            "lerobot": self.lerobot and self.lerobot.to_json(),
+            "provenance": self.provenance,
+        }
+
+
+HORIZON = 10
+"""Steps at which the world model's headline number is taken."""
+
+_LEAD = """\
+A simulated SO-101 arm showed how it is done. Two policies with one backbone and one budget learnt it from pixels
+and words. A world model dreamt what other actions would have led to, and the simulator said what they really did.
+LeRobot's own programs ran the result."""
+
+_BARS = """\
+Closed loop, on seeds that training never saw; every bar on the same seeds, with Wilson's 95 % interval. With blank
+images the policy cannot see; with the wrong instruction it is told another cube's colour and judged by the right
+one. Both must fall far if it looks and listens."""
+
+_BUDGET = """\
+Both policies had the same data, backbone and minutes. Training used a grounding loss whose labels (the pixel of the
+named cube) only a simulator has; acting uses images, joint positions and words alone."""
+
+_EFFECT = """\
+Effect error ‖(x̂ₖ − x̂₀) − (xₖ − x₀)‖ / ‖xₖ − x₀‖ over {n} branches of {starts} recorded moments of held-out
+episodes; x is the position of the gripper and the cubes in the simulator, x̂ in the dream, 0 the recorded actions
+and k other ones. Bands are 95 % bootstrap intervals over moments."""
+
+_DREAMS = """\
+Branches of one saved moment: the simulator's frames above, the world model's below, on the same actions. The model
+predicts the simulator's state, labels that only a simulator has, and draws the picture from it."""
+
+_PROGRAMS = """\
+The flow policy was exported to a LeRobot directory. lerobot-eval ran it on the simulated task, and lerobot-rollout
+ran it for {seconds:g} s on the simulated SO-101 behind LeRobot's Robot class, in LeRobot's own control loop.
+{episodes} demonstrations ({frames} frames) were exported as a LeRobot dataset."""
+
+_LABELS = {
+    "flow": "flow matching",
+    "tokens": "action tokens",
+    "expert": "scripted expert",
+    "random": "random actions",
+    "blank_image": "flow, blank images",
+    "wrong_instruction": "flow, wrong instruction",
+}
+
+
+def write(found: Findings, path: Path) -> Path:
+    """Write report.html."""
+    sections: list[Section] = [_title(found), *_policies(found), *_world_model(found), *_lerobot(found), _stages(found)]
+    return evaluation.write_report(sections, path)
+
+
+def _rate(result: evaluation.SuccessResult) -> str:
+    low, high = result.interval
+    return f"n = {result.n}, 95 % interval {low:.0%} to {high:.0%}"
+
+
+def _title(found: Findings) -> Title:
+    flow, tokens = found.policies["flow"], found.policies["tokens"]
+    facts = [
+        Fact(f"{flow.rate:.0%}", "Reach, flow-matching policy", _rate(flow)),
+        Fact(f"{tokens.rate:.0%}", "Reach, action-token policy", _rate(tokens)),
+    ]
+    if found.counterfactual is not None:
+        error = found.counterfactual.effect_error[HORIZON]
+        low, high = found.counterfactual.effect_error_interval[HORIZON]
+        detail = (
+            f"n = {found.counterfactual.n_by_horizon[HORIZON]} branches, {low:.2f} to {high:.2f}; 1 = ignores actions"
+        )
+        facts.append(Fact(f"{error:.2f}", f"effect error of the dream after {HORIZON} steps", detail))
+    if found.lerobot is not None:
+        n = len(found.lerobot.lerobot_successes)
+        facts.append(Fact(f"{found.lerobot.agreeing}/{n}", "seeds on which lerobot-eval agrees", "exported policy"))
+    return Title("What worldlab did just now", _LEAD, tuple(facts), found.provenance)
+
+
+def _policies(found: Findings) -> list[Section]:
+    roles = {"flow": "policy", "tokens": "policy", "expert": "baseline", "random": "baseline"}
+    bars = tuple(
+        Bar(_LABELS[name], result.successes, result.n, roles.get(name, "control"))  # pyright: ignore[reportArgumentType]
+        for name, result in found.policies.items()
+    )
+    command = "worldlab eval RUN/flow --env worldlab/Reach-v0 --episodes 100"
+    sections: list[Section] = [
+        SuccessBars(
+            "Does it reach the cube it is told to reach?",
+            bars,
+            command,
+            _BARS,
+        )
+    ]
+    if found.comparison is not None:
+        sections.append(Note("Flow against tokens", found.comparison.verdict))
+    videos = tuple(
+        Video(
+            f"{_LABELS[name]}: “{episode.task}”, seed {episode.seed}",
+            encode(side_by_side({camera: image.numpy() for camera, image in t.obs.images.items()}, 192), 10),
+            "success" if episode.success else "failure",
+        )
+        for name, shots in found.footage.items()
+        for episode, t in shots
+    )
+    note = "The two cameras of the arm, in real time, as the policy saw them (64 × 64 pixels, enlarged)."
+    sections.append(VideoStrip("Successes and failures", videos, command, width=300, note=note))
+    sections.append(_details(found))
+    return sections
+
+
+def _details(found: Findings) -> Table:
+    rows = tuple(
+        (
+            _LABELS[name],
+            f"{result.successes}/{result.n}",
+            f"{result.interval[0]:.2f}–{result.interval[1]:.2f}",
+            result.median_time_to_success,
+            result.smoothness,
+            result.latency_ms / result.num_envs if name in ("flow", "tokens") else None,
+            found.training[name]["step"] if name in found.training else None,
+        )
+        for name, result in found.policies.items()
+    )
+    columns = (
+        "policy",
+        "successes",
+        "95 % interval",
+        "median time to success, s",
+        "mean |second difference| of actions, rad",
+        "ms per chunk and episode",
+        "training steps",
+    )
+    return Table(
+        "The same in numbers",
+        columns,
+        rows,
+        "results.json",
+        _BUDGET,
+    )
+
+
+def _curve(label: str, values: dict[int, float], n: dict[int, int], *, dashed: bool = False) -> Curve:
+    return Curve(label, tuple(values), tuple(values.values()), min(n.values()), dashed=dashed)
+
+
+def _world_model(found: Findings) -> list[Section]:
+    result = found.counterfactual
+    if result is None:
+        return []
+    steps = tuple(result.effect_error)
+    n = result.n_by_horizon
+
+    def band(label: str, values: dict[int, float], interval: dict[int, tuple[float, float]]) -> Curve:
+        low, high = zip(*(interval[h] for h in values), strict=True)
+        return Curve(label, tuple(values), tuple(values.values()), min(n[h] for h in values), low, high)
+
+    command = "worldlab imagine RUN/world-model --data RUN/push.zarr"
+    effect = Curves(
+        "Does the dream listen to actions?",
+        (
+            band("arm and cubes", result.effect_error, result.effect_error_interval),
+            band("cubes that moved", result.effect_error_object, result.effect_error_object_interval),
+        ),
+        "control steps after the branch (10 a second)",
+        "effect error",
+        command,
+        (1.0, "ignores actions: copy-last, or fed the recorded actions"),
+        _EFFECT.format(n=result.n, starts=result.starts),
+    )
+    distance = Curves(
+        "How far is the dream from the truth?",
+        (
+            band("world model", result.state_error_cm, result.state_error_cm_interval),
+            _curve("the same, fed the recorded actions", result.state_error_cm_recorded, n, dashed=True),
+            _curve("copy-last", result.state_error_cm_copy_last, n, dashed=True),
+        ),
+        "control steps after the branch (10 a second)",
+        "error, cm",
+        command,
+        note=f"Mean distance of gripper and cubes from where the simulator has them, at {len(steps)} horizons.",
+    )
+    videos = [video for example in result.examples for video in _branches(example)]
+    strip = VideoStrip(
+        "Truth above, dream below",
+        tuple(videos),
+        command,
+        width=150,
+        note=_DREAMS,
+    )
+    return [effect, distance, strip]
+
+
+def _branches(example: Example) -> list[Video]:
+    return [
+        Video(kind, encode(np.concatenate([np.repeat(np.repeat(v, 3, 1), 3, 2) for v in (truth, dream)], 1), 10))
+        for kind, truth, dream in zip(example.kinds[:4], example.truth, example.imagined, strict=False)
+    ]
+
+
+def _lerobot(found: Findings) -> list[Section]:
+    check = found.lerobot
+    if check is None:
+        return []
+    rows = tuple(
+        (check.seed + i, "success" if ours else "failure", "success" if theirs else "failure")
+        for i, (ours, theirs) in enumerate(zip(check.worldlab_successes, check.lerobot_successes, strict=True))
+    )
+    text = _PROGRAMS.format(seconds=check.rollout_seconds, episodes=check.episodes, frames=check.frames)
+    text = "\n\n".join([text, *check.commands])
+    table = Table(
+        "The same policy, the same seeds, two programs", ("seed", "worldlab", "lerobot-eval"), rows, check.commands[0]
+    )
+    return [Note("In LeRobot's own programs", text), table]
+
+
+def _stages(found: Findings) -> Table:
+    rows: Sequence[tuple[str, float]] = [*found.seconds.items(), ("together", sum(found.seconds.values()))]
+    return Table("Where the time went", ("stage", "seconds"), tuple(rows), "worldlab demo")

@@ -1,0 +1,359 @@
+"""What the verbs of the command line do: the siblings put together; every function leaves its result on disk.
+
+Policies and presets are imported where they are used: `collect` and `view` need not wait for transformers.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from worldlab import datasets, dynamics, envs
+from worldlab import eval as evaluation
+from worldlab.envs.labels import ExpertLabels
+from worldlab.envs.mujoco_env import MujocoVectorEnv
+from worldlab.errors import UsageError
+from worldlab.protocols import Environment, Policy
+from worldlab.rollout import rollout
+from worldlab.runs import Json, Run, provenance, to_json, write_atomically
+from worldlab.seeding import key
+from worldlab.training import Device, fit, pick_device
+from worldlab.trajectory import Spec, Trajectory
+
+if TYPE_CHECKING:
+    from worldlab.presets import TrainConfig
+
+COLLECT_SEED = 1_000_000
+"""Collecting starts here, so that the small seeds of evaluation are unseen."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a verb has to say at its end."""
+
+    line: str
+    """For a person: the number and the path."""
+    values: Mapping[str, Json]
+    """For a program (`--json`)."""
+
+
+class Bar:
+    """Progress of one job on stderr."""
+
+    def __init__(self, progress: Progress, description: str, total: int) -> None:
+        self._progress = progress
+        self._task = progress.add_task(description, total=total, note="")
+
+    def at(self, completed: int, note: str = "") -> None:
+        """Show that so much is done."""
+        self._progress.update(self._task, completed=completed, note=note)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Bar]:
+    """A bar that counts to `total`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+    with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), refresh_per_second=4) as progress:
+        yield Bar(progress, description, total)
+
+
+def open_store(path: Path, spec: Spec, about: Mapping[str, Json]) -> datasets.EpisodeStore:
+    """The store at `path`, made if there is none; appending checks that the episodes are of the same kind."""
+    if path.exists():
+        store = datasets.EpisodeStore(path)
+        store.spec.check(spec, ("store", "environment"))
+        return store
+    return datasets.EpisodeStore.create(path, spec, dict(about))
+
+
+def collect(
+    env: str,
+    episodes: int,
+    out: Path,
+    *,
+    policy: str = "expert",
+    noise: float = 0.0,
+    keep_failures: bool = False,
+    size: int = 64,
+    n: int = 32,
+    seed: int = 0,
+) -> Outcome:
+    """Record episodes; see `worldlab collect --help`."""
+    world = envs.make(env, n=n, size=size)
+    expert = policy == "expert"
+    if isinstance(world, MujocoVectorEnv):
+        actor = world.expert(noise=noise) if expert else meet(policy, world, "auto")
+        world = ExpertLabels(world)
+    else:
+        actor = meet(policy, world, "auto")
+    about = {"env": env, "size": size, **provenance(seed)}
+    store = open_store(out, world.contract, about)
+    start = max([COLLECT_SEED * (seed + 1) - 1, *store.seeds]) + 1
+    before, tried, kept = len(store), 0, 0
+    with progress_bar(f"collecting {env}", episodes) as bar:
+        while kept < episodes:
+            seeds = list(range(start + tried, start + tried + n))
+            wave = rollout(actor, world, seeds[0])
+            tried += n
+            good = range(n) if keep_failures or not expert else torch.nonzero(wave.succeeded)[:, 0].tolist()
+            chosen = list(good)[: episodes - kept]
+            if chosen:
+                store.append(wave.pick(chosen), [seeds[i] for i in chosen])
+            kept += len(chosen)
+            bar.at(kept, f"{kept / tried:.0%} kept")
+            if tried >= 20 * n and kept == 0:
+                raise UsageError(f"none of {tried} episodes of {env} succeeded; keep them with --keep-failures.")
+    line = f"{kept} episodes of {env} collected ({tried} tried), {len(store)} in all: {out}"
+    return Outcome(line, {"episodes": kept, "tried": tried, "total": before + kept, "store": str(out), "env": env})
+
+
+def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None, seed: int) -> "TrainConfig":
+    """The recipe with another budget, where one was given, and the seed."""
+    fitting = replace(config.fit, seed=seed)
+    if steps is not None or minutes is not None:
+        fitting = replace(fitting, steps=steps, minutes=minutes)
+    return replace(config, fit=fitting)
+
+
+def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int) -> torch.nn.Module:
+    """An untrained model for the recipe and the data."""
+    from worldlab import policies
+
+    torch.manual_seed(key(seed))
+    statistics = datasets.statistics(store)
+    if isinstance(config.model, dynamics.StateModelConfig):
+        return dynamics.create(config.model, store.spec, statistics)
+    return policies.create(config.model, store.spec, statistics, store.tasks)
+
+
+def train(
+    name: str,
+    data: Path,
+    out: Path,
+    *,
+    steps: int | None = None,
+    minutes: float | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: Device = "auto",
+) -> Outcome:
+    """Train a model by a preset; see `worldlab train --help`."""
+    from worldlab.presets import preset
+
+    pick_device(device)
+    config = _with_budget(preset(name), steps, minutes, seed)
+    store = datasets.EpisodeStore(data)
+    model = create_model(config, store, seed)
+    seen = range(round(len(store) * (1 - config.held_out)))
+    about = {
+        **model.describe(),
+        "preset": name,
+        "recipe": to_json(config),
+        "data": str(data),
+        "env": store.provenance["env"],
+        "trained_on": len(seen),
+        "provenance": provenance(seed),
+    }
+    run = Run.open(out) if resume else Run.create(out, about)
+    if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
+        raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
+    windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
+    fit(model, windows, config.fit, run, device=device, resume=resume)
+    last = run.read_log()[-2:]
+    loss = last[0].get("loss")
+    line = f"{name} trained for {last[-1]['step']} steps in {last[-1]['seconds']} s, loss {loss}: {out}"
+    return Outcome(line, {"run": str(out), "preset": name, "loss": loss, **last[-1]})
+
+
+def parse_variation(settings: tuple[str, ...]) -> dict[str, float]:
+    """`("light=0.5",)` -> `{"light": 0.5}`."""
+    result: dict[str, float] = {}
+    for setting in settings:
+        name, _, severity = setting.partition("=")
+        try:
+            result[name] = float(severity)
+        except ValueError:
+            raise UsageError(f"--variation takes NAME=SEVERITY, for example light=0.5; got '{setting}'.") from None
+    return result
+
+
+def meet(name: str, world: Environment, device: Device) -> Policy:
+    """Load a policy for an environment."""
+    from worldlab import policies
+
+    return policies.load(name, device=str(pick_device(device)), env=world)
+
+
+def judge(
+    policy: Policy,
+    world: Environment,
+    episodes: int,
+    seed: int,
+    label: str,
+    on_episode: Callable[[evaluation.Episode, Trajectory], None] | None = None,
+) -> evaluation.SuccessResult:
+    """Success rate, with a progress bar."""
+    done = 0
+    with progress_bar(label, episodes) as bar:
+
+        def count(episode: evaluation.Episode, t: Trajectory) -> None:
+            nonlocal done
+            done += 1
+            bar.at(done)
+            if on_episode is not None:
+                on_episode(episode, t)
+
+        return evaluation.success(policy, world, episodes, seed, on_episode=count)
+
+
+def judge_controls(policy: Policy, world: Environment, episodes: int, seed: int) -> dict[str, evaluation.SuccessResult]:
+    """What every success rate must be read beside: the expert, chance, closed eyes, and another instruction."""
+    results = {name: judge(meet(name, world, "cpu"), world, episodes, seed, name) for name in ("expert", "random")}
+    results["blank_image"] = judge(evaluation.BlankImage(policy), world, episodes, seed, "blank image")
+    if evaluation.cube_colours(world.contract):
+        wrong = evaluation.WrongInstruction(world)
+        results["wrong_instruction"] = judge(policy, wrong, episodes, seed, "wrong instruction")
+    return results
+
+
+def rate_text(result: evaluation.SuccessResult) -> str:
+    """k/n and the interval."""
+    low, high = result.interval
+    return f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
+
+
+def _results_folder(name: str) -> Path:
+    """Where results about a policy are kept: in its run, or under runs/ for a policy that has none."""
+    folder = Path(name.removeprefix("lerobot:"))
+    return folder / "eval" if folder.is_dir() else Path("runs") / name / "eval"
+
+
+def evaluate(
+    name: str,
+    env: str,
+    episodes: int = 100,
+    *,
+    n: int = 50,
+    controls: bool = True,
+    variation: tuple[str, ...] = (),
+    seed: int = 0,
+    device: Device = "auto",
+) -> Outcome:
+    """Evaluate a policy closed loop; see `worldlab eval --help`."""
+    world = envs.make(env, n=min(n, episodes), variation=parse_variation(variation))
+    policy = meet(name, world, device)
+    result = judge(policy, world, episodes, seed, name)
+    values: dict[str, Json] = {**result.to_json(), "run": name, "env": env, "variation": list(variation)}
+    if controls:
+        others = judge_controls(policy, world, episodes, seed)
+        values["controls"] = {label: other.to_json() for label, other in others.items()}
+    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, f"seed{seed}"])
+    write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
+    write_atomically(folder / "result.json", json.dumps(values, indent=1))
+    return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
+
+
+def compare(
+    a: str, b: str, env: str, episodes: int = 100, *, n: int = 50, seed: int = 0, device: Device = "auto"
+) -> Outcome:
+    """Two policies on the same seeds; see `worldlab compare --help`."""
+    world = envs.make(env, n=min(n, episodes))
+    results = [judge(meet(name, world, device), world, episodes, seed, name) for name in (a, b)]
+    comparison = evaluation.compare(results[0], results[1], (a, b))
+    return Outcome(comparison.verdict, {**comparison.to_json(), "env": env})
+
+
+def held_out(store: datasets.EpisodeStore, run: Run) -> range:
+    """The episodes of a store that a run was not trained on.
+
+    Raises:
+        UsageError: the run saw them all.
+    """
+    config = run.config
+    same = config.get("data") == str(store.path)
+    episodes = range(int(config["trained_on"]) if same else 0, len(store))  # pyright: ignore[reportArgumentType]
+    if not episodes:
+        raise UsageError(
+            f"'{run.path}' was trained on every episode of '{store.path}'; collect others to imagine from."
+        )
+    return episodes
+
+
+def imagine(
+    path: Path,
+    data: Path,
+    *,
+    horizon: int = 20,
+    branches: int = 8,
+    starts: int = 64,
+    seed: int = 0,
+    device: Device = "auto",
+) -> Outcome:
+    """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
+    model = dynamics.load(path, device=str(pick_device(device)))
+    store = datasets.EpisodeStore(data)
+    about = store.provenance
+    world = envs.make(str(about["env"]), n=32, size=int(str(about["size"])))
+    episodes = held_out(store, Run.open(path))
+    result = evaluation.counterfactual(
+        model, store, world, branches=branches, horizon=horizon, episodes=episodes, starts=starts, seed=seed
+    )
+    values = {**result.to_json(), "run": str(path), "data": str(data), "env": about["env"]}
+    write_atomically(path / "imagine.json", json.dumps(values, indent=1))
+    errors = result.to_json()["effect_error"]
+    return Outcome(
+        f"effect error by horizon {errors} (copy-last 1), n = {result.n} branches: {path}/imagine.json", values
+    )
+
+
+def export(what: Literal["dataset", "policy"], source: Path, out: Path) -> Outcome:
+    """To LeRobot; see `worldlab export --help`."""
+    if what == "dataset":
+        from worldlab.datasets.lerobot_export import export_dataset
+
+        store = datasets.EpisodeStore(source)
+        export_dataset(store, out)
+        return Outcome(f"{len(store)} episodes exported: {out}", {"out": str(out), "episodes": len(store)})
+    from worldlab import policies
+    from worldlab.policies.lerobot_policy import export_policy
+
+    export_policy(policies.load(str(source)), out)
+    return Outcome(f"policy exported: {out}", {"out": str(out)})
+
+
+def view(path: Path) -> Outcome:
+    """What a store or a run holds."""
+    if (path / "config.json").is_file():
+        run = Run.open(path)
+        last = run.read_log()[-1:]
+        values: dict[str, Json] = {"kind": run.config["kind"], "preset": run.config.get("preset"), **(last or [{}])[0]}
+        return Outcome("\n".join(f"{name:10} {value}" for name, value in values.items()), values)
+    store = datasets.EpisodeStore(path)
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    values = {
+        "env": str(store.provenance.get("env")),
+        "episodes": len(store),
+        "rows": int(store.lengths.sum()),
+        "bytes": size,
+        "columns": list(store.columns),
+        "cameras": to_json(store.spec.cameras),
+        "tasks": list(store.tasks),
+    }
+    return Outcome("\n".join(f"{name:10} {value}" for name, value in values.items()), values)
+
+
+def names(what: Literal["envs", "presets", "variations"]) -> Outcome:
+    """The names that other verbs take."""
+    if what == "presets":
+        from worldlab.presets import PRESETS
+
+        choices: Sequence[str] = list(PRESETS)
+    else:
+        choices = envs.names() if what == "envs" else envs.variations.names()
+    return Outcome("\n".join(choices), {what: list(choices)})
