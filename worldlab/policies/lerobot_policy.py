@@ -80,20 +80,19 @@ def check_cameras(needed: Mapping[str, Sequence[int]], given: Mapping[str, Seque
 
 
 def window_from_batch(batch: Batch, cameras: Mapping[str, tuple[int, int]]) -> Trajectory:
-    """A batch of `lerobot-train` as a training window: one observation, a chunk of actions and the row after it."""
+    """A batch of `lerobot-train` as a training window: one observation and a chunk of actions."""
     obs = observation_from_batch(batch, cameras).map(lambda x: x[:, None])
     action, padding = batch["action"], batch["action_is_pad"]
     assert isinstance(action, Tensor)
     assert isinstance(padding, Tensor)
-    valid = torch.nn.functional.pad(~padding, (1, 0), value=True)
-    never = torch.zeros_like(valid)
+    never = torch.zeros_like(padding)
     return Trajectory(
         obs=obs,
-        action=torch.nn.functional.pad(so101.from_lerobot(action), (0, 0, 0, 1)),
+        action=so101.from_lerobot(action),
         reward=never.float(),
         terminated=never,
         success=never,
-        valid=valid,
+        valid=~padding,
     )
 
 

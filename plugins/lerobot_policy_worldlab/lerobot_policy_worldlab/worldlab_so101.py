@@ -13,6 +13,7 @@ from lerobot.utils.decorators import check_if_already_connected, check_if_not_co
 from lerobot_policy_worldlab.config_worldlab_so101 import WorldlabSO101Config
 from lerobot_policy_worldlab.env_worldlab import CAMERAS
 from worldlab import so101
+from worldlab.protocols import Arrays
 
 STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
 
@@ -73,7 +74,7 @@ class WorldlabSO101(Robot):
         self._data = mujoco.MjData(self._env.model)
         mujoco.mj_setState(self._env.model, self._data, self._env.physics[0].numpy(), STATE)
         self._begun: float | None = None
-        self._steps = 0
+        self._steps = self._actions = 0
         self._succeeded = False
         self._connected = True
         logger.info("%s connected; the scene's own instruction is '%s'", self, self._task[0])
@@ -82,13 +83,7 @@ class WorldlabSO101(Robot):
     def get_observation(self) -> RobotObservation:
         """Joint positions and images of this moment."""
         self._catch_up()
-        state = np.empty_like(self._env.physics[0].numpy())
-        mujoco.mj_getState(self._env.model, self._data, state, STATE)
-        self._env.restore(torch.tensor(state)[None], self._task)
-        raw, info = self._env.observe()
-        if info["success"][0] and not self._succeeded:
-            self._succeeded = True
-            logger.info("task achieved after %.1f s", self._seconds)
+        raw = self._look()
         position = so101.to_lerobot(torch.tensor(raw["state"][0])).tolist()
         images = {camera: raw[f"images.{camera}"][0].copy() for camera in self.cameras}
         return {**dict(zip(so101.NAMES, position, strict=True)), **images}
@@ -102,6 +97,7 @@ class WorldlabSO101(Robot):
         goal = wanted.clamp(low, high)
         self._data.ctrl[:] = goal.numpy()
         self._begun = self._begun or time.perf_counter()
+        self._actions += 1
         if not self.config.realtime:
             self._advance(1 / self._env.contract.fps)
         return dict(zip(so101.NAMES, so101.to_lerobot(goal).tolist(), strict=True))
@@ -109,10 +105,22 @@ class WorldlabSO101(Robot):
     @check_if_not_connected
     def disconnect(self) -> None:
         """Close the simulator and say how the task went."""
+        self._look()
         verdict = "achieved" if self._succeeded else "not achieved"
-        logger.info("%s disconnected after %.1f s; task %s", self, self._seconds, verdict)
+        logger.info("%s disconnected after %d actions in %.1f s; task %s", self, self._actions, self._seconds, verdict)
         self._env.close()
         self._connected = False
+
+    def _look(self) -> Arrays:
+        """What the environment sees of this moment; says when the task is first achieved."""
+        state = np.empty_like(self._env.physics[0].numpy())
+        mujoco.mj_getState(self._env.model, self._data, state, STATE)
+        self._env.restore(torch.tensor(state)[None], self._task)
+        raw, info = self._env.observe()
+        if info["success"][0] and not self._succeeded:
+            self._succeeded = True
+            logger.info("task achieved after %.1f s", self._seconds)
+        return raw
 
     @property
     def _seconds(self) -> float:
