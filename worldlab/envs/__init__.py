@@ -5,14 +5,18 @@ from importlib import import_module
 
 import gymnasium
 
+from worldlab.envs import headless  # isort: split  (before MuJoCo)
 from worldlab.envs import variation as variations
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.envs.tasks import TASKS
 from worldlab.errors import unknown
 
-__all__ = ["MujocoVectorEnv", "make", "names", "variations"]
+__all__ = ["MujocoVectorEnv", "headless", "make", "names", "variations"]
 
 _OWN = {f"worldlab/{name}-v0": name for name in TASKS}
+
+for _id, _task in _OWN.items():
+    gymnasium.register(_id, entry_point="worldlab.envs.single:SingleEnv", kwargs={"task": _task})
 
 
 def names() -> tuple[str, ...]:
@@ -71,4 +75,4 @@ def _named(name: str) -> str | None:
         return short[name.lower()]
     if name.startswith("dm_control/") or (not name.startswith("worldlab/") and name in gymnasium.registry):
         return None
-    raise unknown("environment", name, _OWN)
+    raise unknown("environment", name, _OWN if "/" in name else TASKS)

@@ -4,6 +4,7 @@
 # MuJoCo's bindings carry no types.
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 
 import gymnasium
 import mujoco
@@ -53,7 +54,7 @@ def contract(task: Task, size: tuple[int, int], cameras: tuple[str, ...]) -> Spe
     )
 
 
-class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.generic]]):
+class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], NDArray[np.generic]]):
     """n SO-101 arms, each at its own table; environment i of `reset(seed=s)` depends on s + i alone.
 
     Observations are joint positions "state" (n, 6) in radians and "images.<camera>" (n, h, w, 3); actions (n, 6) are
@@ -123,14 +124,14 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.gener
         return self.observe()
 
     def step(
-        self, actions: Float[Array, "n 6"]
+        self, actions: Float[NDArray[np.float32], "n 6"]
     ) -> tuple[
         dict[str, NDArray[np.generic]], Float[Array, " n"], Bool[Mask, " n"], Bool[Mask, " n"], dict[str, object]
     ]:
         """Hold the joint targets `actions` (radians, clipped to the joints' ranges) for a tenth of a second."""
         terminated, truncated = self._ended()
-        moving = np.flatnonzero(~(terminated | truncated))
-        if len(moving):
+        moving = np.flatnonzero(~(terminated | truncated)).tolist()
+        if moving:
             targets = np.clip(_snap(actions.astype(np.float64)), so101.LOW, so101.HIGH)
             self._batch.bind("ctrl")[moving] = targets[moving]
             self._batch.step(ids=moving, nstep=round(1 / FPS / self.model.opt.timestep))
@@ -174,7 +175,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.gener
 
     def render(self) -> tuple[UInt8[Picture, "h w 3"], ...]:
         """A picture of each table from the front camera, 360 x 480 pixels."""
-        return tuple(self._draw(self._load(i), "front", _PICTURE) for i in range(self.num_envs))
+        return tuple(self._draw(self._load(i), "front", _PICTURE).copy() for i in range(self.num_envs))
 
     def _ended(self) -> tuple[Bool[Mask, " n"], Bool[Mask, " n"]]:
         success = self.objective.success(self.situation)
@@ -208,7 +209,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.gener
         mujoco.mj_camlight(model, self._data)
         return model
 
-    def _look(self, ids: Sequence[int] | Index) -> None:
+    def _look(self, ids: Sequence[int]) -> None:
         camera = self.model.camera("front").id
         for i in ids:
             model = self._load(i)
@@ -226,7 +227,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, Array, NDArray[np.gener
 
     def _draw(self, model: mujoco.MjModel, camera: str, size: tuple[int, int]) -> UInt8[Picture, "h w 3"]:
         if size not in self._renderers:
-            self._renderers[size] = Renderer(self.model, size)
+            self._renderers[size] = Renderer(copy(self.model), size)
         return self._renderers[size].draw(model, self._data, fixed(model.camera(camera).id))
 
     def _privileged(self, s: Situation) -> Float[NDArray[np.float32], "n z"]:

@@ -46,7 +46,7 @@ class Scene:
             self._cube(colour, rgba)
         if zone:
             self._zone()
-        look(self.spec, "front", (0.475, 0.0, 0.355), (0.190, 0.0, 0.035), fovy=38)
+        look(self.spec, "front", (0.475, 0.0, 0.355), (0.190, 0.0, 0.035), fovy=38.0)
 
     def compile(self) -> mujoco.MjModel:
         """The model."""

@@ -24,7 +24,9 @@ _RADIUS = (0.145, 0.225)  # of the cubes from the pan axis: where the gripper ca
 _AZIMUTH = 0.52
 _APART = 0.06
 _PUSH = (0.07, 0.13)  # how far it is to the zone
-_BEHIND = (0.12, 0.24)  # where the gripper can come down behind a cube, from the pan axis
+_BACK = 0.045  # how far behind a cube the gripper comes down to push it
+_BEHIND = (0.12, 0.24)  # where it can, from the pan axis
+_TRIES = 32
 _PARKED = 5.0  # cubes above this height are absent
 
 
@@ -171,18 +173,11 @@ class Push:
         while True:
             start = table(rng, self.phrases)
             here = start.cubes[start.goal[0], :2]
-            for zone in (_spot(rng) for _ in range(8)):
-                if self._open(start, here, zone):
-                    return replace(start, zone=(float(zone[0]), float(zone[1])))
-
-    def _open(self, start: Start, here: Float[Array, "2"], zone: Float[Array, "2"]) -> bool:
-        """Whether the cube can be pushed from `here` to `zone`: far enough, others out of the way, room behind it."""
-        length = np.linalg.norm(zone - here)
-        behind = here + 0.045 * (here - zone) / length
-        others = np.delete(start.cubes[:, :2], start.goal[0], 0)
-        clear = np.nanmin(_to_segment(others, behind, zone)) > 0.055
-        within = _BEHIND[0] < np.linalg.norm(behind - arm.PAN[:2]) < _BEHIND[1]
-        return bool(_PUSH[0] < length < _PUSH[1] and clear and within)
+            others = np.delete(start.cubes[:, :2], start.goal[0], 0)
+            zones = _sector(rng, _TRIES)
+            good = zones[_pushable(here, zones, others[~np.isnan(others[:, 0])])]
+            if len(good):
+                return replace(start, zone=(float(good[0, 0]), float(good[0, 1])))
 
     def success(self, s: Situation) -> Bool[Mask, " n"]:
         """The cube lies in the zone."""
@@ -259,21 +254,34 @@ def _joints(rng: Generator) -> Float[Array, "6"]:
     return np.append(pose, rng.uniform(0.1, 0.5))
 
 
-def _spot(rng: Generator) -> Float[Array, "2"]:
-    """A point of the annular sector in which cubes lie."""
-    r, a = np.sqrt(rng.uniform(_RADIUS[0] ** 2, _RADIUS[1] ** 2)), rng.uniform(-_AZIMUTH, _AZIMUTH)
-    return arm.PAN[:2] + r * np.array([np.cos(a), np.sin(a)])
+def _sector(rng: Generator, count: int) -> Float[Array, "{count} 2"]:
+    """Points of the annular sector in which cubes lie."""
+    r = np.sqrt(rng.uniform(_RADIUS[0] ** 2, _RADIUS[1] ** 2, count))
+    a = rng.uniform(-_AZIMUTH, _AZIMUTH, count)
+    return arm.PAN[:2] + np.stack([r * np.cos(a), r * np.sin(a)], -1)
 
 
-def _spots(rng: Generator, count: int) -> Float[Array, "m 2"]:
+def _spots(rng: Generator, count: int) -> Float[Array, "{count} 2"]:
+    """Points of the sector that are apart from each other."""
     while True:
-        spots = np.stack([_spot(rng) for _ in range(count)])
-        gaps = np.linalg.norm(spots[:, None] - spots[None], axis=-1)[np.triu_indices(count, 1)]
-        if gaps.min() > _APART:
-            return spots
+        spots = np.empty((0, 2))
+        for spot in _sector(rng, _TRIES):
+            if (np.linalg.norm(spots - spot, axis=-1) > _APART).all():
+                spots = np.append(spots, spot[None], 0)
+            if len(spots) == count:
+                return spots
 
 
-def _to_segment(points: Float[Array, "m 2"], a: Float[Array, "2"], b: Float[Array, "2"]) -> Float[Array, " m"]:
-    """Distance of each point from the segment a b."""
-    along = np.clip((points - a) @ (b - a) / np.dot(b - a, b - a), 0, 1)
-    return np.linalg.norm(points - a - along[:, None] * (b - a), axis=-1)
+def _pushable(here: Float[Array, "2"], zones: Float[Array, "m 2"], others: Float[Array, "o 2"]) -> Bool[Mask, " m"]:
+    """Whether a cube can be pushed from `here` to a zone: far enough, room behind it, the others out of the way."""
+    way = zones - here
+    length = np.linalg.norm(way, axis=-1, keepdims=True)
+    ahead = way / length
+    behind = here - _BACK * ahead
+    along = np.clip(
+        ((others[None] - behind[:, None]) * ahead[:, None]).sum(-1, keepdims=True), 0, length[:, None] + _BACK
+    )
+    aside = np.linalg.norm(others[None] - behind[:, None] - along * ahead[:, None], axis=-1)
+    radius = np.linalg.norm(behind - arm.PAN[:2], axis=-1)
+    far = (length[:, 0] > _PUSH[0]) & (length[:, 0] < _PUSH[1])
+    return far & (radius > _BEHIND[0]) & (radius < _BEHIND[1]) & (aside > 0.055).all(-1)

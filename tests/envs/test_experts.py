@@ -1,0 +1,56 @@
+"""The experts do their tasks, also when disturbed; the figures of the documentation come from more seeds."""
+
+import numpy as np
+import pytest
+import torch
+from seen import seen
+
+from worldlab import envs, so101
+from worldlab.rollout import rollout
+
+SEED = 20_000
+
+
+@pytest.mark.parametrize(("task", "least"), [("Reach", 98), ("Push", 98), ("Lift", 98), ("Stack", 90)])
+def test_the_expert_succeeds(task, least):
+    env = envs.make(task, 100, cameras=(), threads=1)
+    assert int(rollout(env.expert(), env, seed=SEED).succeeded.sum()) >= least
+
+
+@pytest.mark.parametrize(("task", "noise"), [("Reach", 1.0), ("Push", 1.0), ("Lift", 0.7), ("Stack", 0.3)])
+def test_the_disturbed_expert_mostly_succeeds(task, noise):
+    env = envs.make(task, 100, cameras=(), threads=1)
+    assert int(rollout(env.expert(noise), env, seed=SEED).succeeded.sum()) >= 90
+
+
+def test_targets_stay_near_the_present_joints_and_within_their_ranges():
+    env = envs.make("Stack", 16, cameras=(), threads=1)
+    trajectory = rollout(env.expert(), env, seed=0)
+    ahead = (trajectory.action - trajectory.obs.state)[:, :-1][trajectory.valid[:, 1:]]
+    inside = trajectory.obs.state.abs().amax((0, 1)) < torch.tensor(so101.HIGH)
+    assert inside.any()
+    assert ahead.abs().max() < 0.2
+
+
+def test_noise_leaves_the_clean_action_beside_the_disturbed_one():
+    env = envs.make("Reach", 4, cameras=(), threads=1)
+    env.reset(seed=0)
+    clean, noisy = env.expert(), env.expert(noise=1.0)
+    clean.reset(range(4))
+    noisy.reset(range(4))
+    for _ in range(10):
+        a, b = clean.act(seen(env)), noisy.act(seen(env))
+        assert torch.equal(noisy.clean, a[:, 0])
+        env.step(b[:, 0].numpy())
+    assert not torch.equal(a, b)
+
+
+def test_an_expert_labels_any_state():
+    env = envs.make("Lift", 4, cameras=(), threads=1)
+    env.reset(seed=0)
+    expert = env.expert()
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        label = expert.act(seen(env))
+        assert torch.isfinite(label).all()
+        env.step(rng.uniform(so101.LOW, so101.HIGH, (4, 6)).astype(np.float32))
