@@ -82,6 +82,7 @@ def test_lerobot_rollout_drives_the_simulated_arm(exported, ours):
     said = program(
         "lerobot-rollout",
         f"--policy.path={exported}",
+        f"--policy.seed={SEED}",
         "--robot.type=worldlab_so101",
         "--robot.task=Reach-v0",
         f"--robot.seed={SEED}",
