@@ -127,6 +127,12 @@ def test_pictures_show_the_named_cube_where_the_label_says(task):
         assert np.abs(patch - paint[colour]).max(-1).min() < 0.4, (i, colour, u, v)
 
 
+def test_the_zone_is_a_white_disc():
+    env = envs.make("Push", 8, threads=1)
+    raw, _ = env.reset(seed=0)
+    assert ((raw["images.front"].min(-1) > 200).sum((1, 2)) > 100).all()
+
+
 def test_the_front_camera_sees_every_place_of_a_cube():
     env = envs.make("Stack", 64, cameras=(), threads=1)
     places = []

@@ -56,7 +56,7 @@ class Scene:
         # Shadows, reflections and multisampling are what software rendering spends its time on.
         quality = self.spec.visual.quality
         quality.shadowsize = quality.offsamples = 0
-        quality.numslices, quality.numstacks, quality.numquads = 16, 1, 1
+        quality.numslices, quality.numstacks, quality.numquads = 12, 2, 1  # with 1 stack, cylinders lose their lids
         vis = self.spec.visual
         getattr(vis, "global").offwidth, getattr(vis, "global").offheight = 1280, 960
         vis.headlight.ambient, vis.headlight.diffuse = (0.42, 0.42, 0.42), (0.28, 0.28, 0.28)
