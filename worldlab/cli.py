@@ -6,10 +6,11 @@ Everything heavy is imported inside `run`, so that `worldlab --help` answers at 
 import errno
 import json
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, override
 
 import tyro
 from tyro.conf import Positional
@@ -23,7 +24,7 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verb:
+class Verb(ABC):
     """What every verb takes."""
 
     json: bool = False
@@ -32,6 +33,10 @@ class Verb:
     """Everything random is keyed by it."""
     device: Device = "auto"
     """Where networks run."""
+
+    @abstractmethod
+    def run(self) -> "Outcome":
+        """Do it, and say what came of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +48,8 @@ class Demo(Verb):
     minutes: float = 1.0
     """Scales every training budget."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.demo import demo
 
         return demo(self.out, self.minutes, self.seed, self.device)
@@ -63,7 +68,7 @@ class Collect(Verb):
     policy: str = "expert"
     """expert, random, a run folder, or lerobot:DIR."""
     noise: float = 0.0
-    """Disturb the expert's joint targets in bursts of this size in radians; its clean action is stored as the label."""
+    """Disturb the expert in bursts, from 0 to 1; its clean action is stored as the label to imitate."""
     keep_failures: bool = False
     """Keep the expert's failed episodes too."""
     size: int = 64
@@ -71,8 +76,8 @@ class Collect(Verb):
     n: int = 32
     """Environments in lockstep; the episodes do not depend on it."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import collect
 
         return collect(
@@ -105,8 +110,8 @@ class Train(Verb):
     resume: bool = False
     """Go on from the checkpoint in --out."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import train
 
         return train(
@@ -138,8 +143,8 @@ class Eval(Verb):
     variation: tuple[str, ...] = ()
     """Departures from the training world, NAME=SEVERITY. `worldlab list variations` shows them."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import evaluate
 
         return evaluate(
@@ -169,8 +174,8 @@ class Compare(Verb):
     n: int = 50
     """Environments in lockstep."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import compare
 
         return compare(self.a, self.b, self.env, self.episodes, n=self.n, seed=self.seed, device=self.device)
@@ -191,8 +196,8 @@ class Imagine(Verb):
     starts: int = 64
     """Recorded rows to branch from."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import imagine
 
         return imagine(
@@ -217,8 +222,8 @@ class Export(Verb):
     out: Path
     """The folder to make."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import export
 
         return export(self.what, self.source, self.out)
@@ -231,8 +236,8 @@ class View(Verb):
     path: Positional[Path]
     """A store or a run folder."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import view
 
         return view(self.path)
@@ -245,8 +250,8 @@ class List(Verb):
     what: Positional[Literal["envs", "presets", "variations"]]
     """Which names."""
 
+    @override
     def run(self) -> "Outcome":
-        """Run it."""
         from worldlab.workbench import names
 
         return names(self.what)
@@ -265,17 +270,22 @@ type Command = (
 )
 
 
+def parse(argv: Sequence[str] | None = None) -> Verb:
+    """The command that the arguments ask for; exits with a message if they ask for none."""
+    return tyro.cli(  # pyright: ignore[reportCallIssue, reportReturnType, reportUnknownVariableType]
+        Command.__value__,  # pyright: ignore[reportArgumentType]
+        prog="worldlab",
+        description="Robot policies and world models, with the simulator as the ground truth for the dream.",
+        args=argv,
+        config=(tyro.conf.OmitSubcommandPrefixes,),
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one sentence on stderr and exit status 2."""
+    command = parse(argv)
     try:
-        command: Verb = tyro.cli(  # pyright: ignore[reportAssignmentType, reportCallIssue]
-            Command.__value__,  # pyright: ignore[reportArgumentType]
-            prog="worldlab",
-            description="Robot policies and world models, with the simulator as the ground truth for the dream.",
-            args=argv,
-            config=(tyro.conf.OmitSubcommandPrefixes, tyro.conf.FlagConversionOff)[:1],
-        )
-        outcome = command.run()  # pyright: ignore[reportAttributeAccessIssue]
+        outcome = command.run()
     except UsageError as error:
         fail(str(error))
     except OSError as error:

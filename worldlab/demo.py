@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,7 +30,7 @@ class _Stages:
         self.console = Console(stderr=True)
 
     @contextmanager
-    def stage(self, title: str) -> Iterator[None]:
+    def stage(self, title: str) -> Generator[None]:
         self.console.rule(f"[bold]{len(self.seconds) + 1}. {title}")
         start = time.monotonic()
         yield

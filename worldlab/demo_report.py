@@ -159,7 +159,7 @@ def _details(found: Findings) -> Table:
             result.median_time_to_success,
             result.smoothness,
             result.latency_ms / result.num_envs if name in ("flow", "tokens") else None,
-            found.training[name]["step"] if name in found.training else None,
+            str(found.training[name]["step"]) if name in found.training else None,
         )
         for name, result in found.policies.items()
     )

@@ -12,7 +12,6 @@ from worldlab import eval as evaluation
 from worldlab.datasets.lerobot_export import export_dataset
 from worldlab.errors import UsageError
 from worldlab.policies.lerobot_policy import export_policy
-from worldlab.policies.vla import VLA
 from worldlab.runs import Json, to_json
 
 
@@ -73,8 +72,7 @@ def check(run: Path, data: Path, out: Path, env: str, seed: int, episodes: int =
         episodes: how many are evaluated and exported.
         seconds: of `lerobot-rollout` on the simulated arm.
     """
-    policy = policies.load(run)
-    assert isinstance(policy, VLA)
+    policy = policies.load_run(run)
     export_policy(policy, out / "policy")
     store = datasets.EpisodeStore(data)
     export_dataset(store, out / "dataset", episodes=range(episodes))
@@ -96,7 +94,9 @@ def check(run: Path, data: Path, out: Path, env: str, seed: int, episodes: int =
         program(
             "lerobot-rollout",
             f"--policy.path={out / 'policy'}",
+            f"--policy.seed={seed}",
             "--robot.type=worldlab_so101",
+            "--robot.realtime=false",
             f"--robot.task={task}",
             f"--robot.seed={seed}",
             f"--task={ours.episodes[0].task}",

@@ -4,7 +4,7 @@ Policies and presets are imported where they are used: `collect` and `view` need
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from worldlab.training import Device, fit, pick_device
 from worldlab.trajectory import Spec, Trajectory
 
 if TYPE_CHECKING:
+    from worldlab.policies import VLA
     from worldlab.presets import TrainConfig
 
 COLLECT_SEED = 1_000_000
@@ -56,7 +57,7 @@ class Bar:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Bar]:
+def progress_bar(description: str, total: int) -> Generator[Bar]:
     """A bar that counts to `total`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, TimeElapsedColumn(), console=Console(stderr=True), refresh_per_second=4) as progress:
@@ -121,7 +122,7 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
     return replace(config, fit=fitting)
 
 
-def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int) -> torch.nn.Module:
+def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int) -> "VLA | dynamics.StateModel":
     """An untrained model for the recipe and the data."""
     from worldlab import policies
 
@@ -156,7 +157,7 @@ def train(
         "preset": name,
         "recipe": to_json(config),
         "data": str(data),
-        "env": store.provenance["env"],
+        "env": str(store.provenance["env"]),
         "trained_on": len(seen),
         "provenance": provenance(seed),
     }
@@ -304,7 +305,7 @@ def imagine(
     result = evaluation.counterfactual(
         model, store, world, branches=branches, horizon=horizon, episodes=episodes, starts=starts, seed=seed
     )
-    values = {**result.to_json(), "run": str(path), "data": str(data), "env": about["env"]}
+    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": str(about["env"])}
     write_atomically(path / "imagine.json", json.dumps(values, indent=1))
     errors = result.to_json()["effect_error"]
     return Outcome(
@@ -323,7 +324,7 @@ def export(what: Literal["dataset", "policy"], source: Path, out: Path) -> Outco
     from worldlab import policies
     from worldlab.policies.lerobot_policy import export_policy
 
-    export_policy(policies.load(str(source)), out)
+    export_policy(policies.load_run(source), out)
     return Outcome(f"policy exported: {out}", {"out": str(out)})
 
 

@@ -1,7 +1,7 @@
 """LeRobot's dataset format (v3.0), written through LeRobot's own API."""
 
 import tempfile
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,12 @@ type Frame = dict[str, NDArray[np.generic] | str]
 
 
 def export_dataset(
-    store: EpisodeStore, out: str | Path, repo_id: str = "worldlab/export", video: bool = True, show: bool = True
+    store: EpisodeStore,
+    out: str | Path,
+    repo_id: str = "worldlab/export",
+    video: bool = True,
+    episodes: Sequence[int] | None = None,
+    show: bool = True,
 ) -> Path:
     """Write a store as a dataset that `LeRobotDataset(repo_id, root=out)` opens; it appears whole or not at all.
 
@@ -34,6 +39,7 @@ def export_dataset(
         out: a new folder.
         repo_id: the name that LeRobot's tools ask for; nothing is uploaded.
         video: encode the cameras as H.264 (small, lossy); otherwise as PNG (large, exact).
+        episodes: which to write; None writes all.
         show: whether to draw a progress bar on stderr.
 
     Returns:
@@ -64,8 +70,9 @@ def export_dataset(
                 encoder_threads=1 if video else None,
             )
             with _only_our_progress_bar():
-                for episode in track(store, "exporting", len(store), console=Console(stderr=True), disable=not show):
-                    for frame in _frames(episode, store.spec):
+                chosen = range(len(store)) if episodes is None else episodes
+                for i in track(chosen, "exporting", console=Console(stderr=True), disable=not show):
+                    for frame in _frames(store[i], store.spec):
                         dataset.add_frame(frame)
                     dataset.save_episode(parallel_encoding=False)
                 dataset.finalize()

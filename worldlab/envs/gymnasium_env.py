@@ -1,5 +1,8 @@
 """Any registered Gymnasium environment as a vector environment."""
 
+# mujoco's bindings come without type stubs.
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
+
 from collections.abc import Mapping
 
 import cv2

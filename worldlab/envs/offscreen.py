@@ -5,6 +5,9 @@ current: closing or collecting one renderer ruins the pictures of another (with 
 of the next frame). Here all renderers live in one context.
 """
 
+# mujoco's bindings come without type stubs.
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
+
 import functools
 import weakref
 

@@ -1,5 +1,8 @@
 """DeepMind's control suite (Tassa et al. 2018, arXiv:1801.00690; `dm_control`) as a vector environment."""
 
+# mujoco's bindings come without type stubs.
+# pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
+
 import mujoco
 import numpy as np
 from dm_control import suite
