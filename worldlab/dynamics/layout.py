@@ -40,6 +40,10 @@ class World:
         arm = (self.state, self.velocity, self.free, self.constants)
         return (*arm, self.place, self.axes, self.marks, self.pixels)
 
+    def rows(self, start: int, stop: int) -> "World":
+        """The rows start..stop-1 of worlds (b, t, ...)."""
+        return World(*(x[:, start:stop] for x in self.columns))
+
     def detach(self) -> "World":
         """The same without gradients."""
         return World(*(x.detach() for x in self.columns))

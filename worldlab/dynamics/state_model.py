@@ -68,16 +68,21 @@ class StateModel(nn.Module):
         states, free = len(spec.state), len(layout.free)
         arm, seen = 2 * states + free, 9 + marks
         width, depth = config.width, config.depth
-        self.arm = _mlp(arm + len(spec.action), width, depth, states + free)
-        self.servo = nn.Linear(arm + len(spec.action), states + free)
+        self.arm = _mlp(arm + len(spec.action), width, depth, 2 * states + free)
+        self.linear = nn.Linear(arm + len(spec.action), states)
         self.pose = _mlp(3 * states, width, 2, free)
         self.object = _mlp(arm + states + free + 13, width, depth, 7 + pixels)
         world = arm + len(layout.constants)
         self.part = _mlp(world + seen + 3, width // 2, 2, width // 2)
         self.outcome = _mlp(world + width // 2, width // 2, 2, 3)
         self.decoder = FrameDecoder(world + objects * (seen + pixels), spec.cameras, config.draw_width)
-        for last in (self.arm[-1], self.object[-1], self.servo):
+        for last in (self.arm[-1], self.object[-1], self.linear):
             nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
+
+    @property
+    def _servo(self) -> bool:
+        """Whether an action says where the joints should be, so that it matters by how far they are from there."""
+        return self._spec.control == "joint_position" and self._spec.action == self._spec.state
 
     @property
     def spec(self) -> Spec:
@@ -127,14 +132,22 @@ class StateModel(nn.Module):
             UsageError: the windows are too short to hold a step, or hold no privileged state.
         """
         rows = self._rows(batch)
+        # A dream begins at row 1 or later: how fast the arm is at row 0 of a window is not known.
+        rows, batch = rows[:, 1:], batch.rows(1, rows.shape[1])
         horizon = min(self.config.horizon, rows.shape[1] - 1)
         if horizon < 1:
-            raise UsageError("a world model learns from windows of at least 2 rows; got 1.")
+            raise UsageError(f"a world model learns from windows of at least 3 rows; got {rows.shape[1] + 1}.")
         starts = rows.shape[1] - horizon
-        world, dreamt = self._split(rows[:, :starts]), list[World]()
+        truth, starting = self._split(rows), rows[:, :starts]
+        arm = world = self._split(starting)
+        dreamt: list[World] = []
         for h in range(horizon):
-            world = self.advance(world, batch.action[:, h : h + starts])
-            dreamt.append(world)
+            # The objects learn from what the arm really did; its own errors would teach them that contact is luck.
+            real = truth.rows(h + 1, h + 1 + starts)
+            pushed = self._push(world, real)
+            arm = self._move(arm, batch.action[:, h : h + starts])
+            dreamt.append(replace(pushed, state=arm.state, velocity=arm.velocity, free=arm.free))
+            world = replace(real, place=pushed.place, axes=pushed.axes, pixels=pushed.pixels)
         dream = stack(dreamt)
 
         def after(x: Tensor, delay: int) -> Tensor:
@@ -143,38 +156,45 @@ class StateModel(nn.Module):
 
         valid = after(batch.valid, 1)
         happened = torch.stack([after(x.float(), 0) for x in (batch.reward, batch.terminated, batch.success)], -1)
-        errors = self._errors(dream, self._split(after(rows, 1))) | self._outcome_errors(dream, happened)
+        errors = self._errors(
+            dream, stack([truth.rows(h + 1, h + 1 + starts) for h in range(horizon)])
+        ) | self._outcome_errors(dream, happened)
         metrics = {name: (error * valid).sum() / valid.sum().clamp(min=1) for name, error in errors.items()}
         metrics["frames"] = self._frame_loss(batch, rows)
         return torch.stack(list(metrics.values())).sum(), metrics
 
     def advance(self, world: World, action: Float[Tensor, "*b a"]) -> World:
         """One control step."""
-        std, joints = self.scale_state.std * STEP, self.scale_state(world.state)
-        known = torch.cat([joints, world.velocity / std, self.scale_free(world.free)], -1)
-        # An absolute joint target matters by how far it is from where the joint is.
-        follows = self._spec.control == "joint_position" and self._spec.action == self._spec.state
-        aim = (action - world.state) / std if follows else self.scale_action(action)
-        inputs = torch.cat([known, aim], -1)
-        moved = self.arm(inputs) + self.servo(inputs)
-        velocity = std * moved[..., : len(std)]
+        return self._push(world, self._move(world, action))
+
+    def _move(self, world: World, action: Float[Tensor, "*b a"]) -> World:
+        """What the action does to the arm."""
+        std = self.scale_state.std * STEP
+        aim = (action - world.state) / std if self._servo else self.scale_action(action)
+        inputs = torch.cat([self._arm(world), aim], -1)
+        moved, free, gate = self.arm(inputs).split([len(std), len(self.layout.free), len(std)], -1)
+        moved = moved + self.linear(inputs)
+        if self._servo:
+            # A servo either arrives, or is on its way as fast as it can.
+            moved = torch.lerp(moved, aim, gate.sigmoid())
+        velocity = std * moved
         state = world.state + velocity
         # What the pose of the arm explains moves with it, so that it cannot drift away over a long dream.
-        carried = self._pose(state) - self._pose(world.state) + STEP * moved[..., len(std) :]
-        free = world.free + self.scale_free.std * carried
-        return self._push(
-            world, replace(world, state=state, velocity=velocity, free=free), torch.cat([known, moved], -1)
-        )
+        carried = self._pose(state) - self._pose(world.state) + STEP * free
+        return replace(world, state=state, velocity=velocity, free=world.free + self.scale_free.std * carried)
 
     def _pose(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b f"]:
         """What the state alone says of the free columns, in standard deviations: forward kinematics."""
         return self.pose(torch.cat([self.scale_state(state), state.sin(), state.cos()], -1))
 
-    def _push(self, before: World, after: World, known: Tensor) -> World:
-        """What the arm's motion from `before` to `after` does to the objects."""
+    def _push(self, before: World, after: World) -> World:
+        """What the arm's motion from `before` to `after` does to the objects, which are as they were before."""
         objects = self.layout.sizes[0]
         if objects == 0:
             return after
+        after = replace(after, place=before.place)
+        moved = (after.free - before.free) / (STEP * self.scale_free.std)
+        known = torch.cat([self._arm(before), after.velocity / (STEP * self.scale_state.std), moved], -1)
         inputs = [
             known[..., None, :].expand(*known.shape[:-1], objects, known.shape[-1]),
             self._near(before),
@@ -213,11 +233,14 @@ class StateModel(nn.Module):
         """The inverse of `_split`."""
         return torch.cat([world.state, world.velocity, self.layout.join(world)], -1)
 
+    def _arm(self, world: World) -> Float[Tensor, "*b w"]:
+        """State, velocity and free columns, scaled."""
+        velocity = world.velocity / (STEP * self.scale_state.std)
+        return torch.cat([self.scale_state(world.state), velocity, self.scale_free(world.free)], -1)
+
     def _summary(self, world: World) -> Float[Tensor, "*b w"]:
         """All but the objects, scaled."""
-        velocity = world.velocity / (STEP * self.scale_state.std)
-        scaled = [self.scale_state(world.state), velocity, self.scale_free(world.free)]
-        return torch.cat([*scaled, self.scale_constants(world.constants)], -1)
+        return torch.cat([self._arm(world), self.scale_constants(world.constants)], -1)
 
     def _seen(self, world: World) -> Float[Tensor, "*b o f"]:
         """Each object, scaled; zero where there is none."""
