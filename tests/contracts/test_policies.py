@@ -78,9 +78,17 @@ def test_padding_is_inert(policy, spec):
     torch.testing.assert_close(loss_of(policy, garbage), clean, rtol=0, atol=0)
 
 
-def test_it_imitates_the_expert_where_the_executed_action_is_noisy(policy, spec):
+def test_it_imitates_the_expert_up_to_a_disturbance(policy, spec):
+    """What the expert answers to a disturbance cannot be foretold from the first observation."""
     batch = make_batch(spec)
-    assert loss_of(policy, replace(batch, action=batch.action + 1)) == loss_of(policy, batch)
+    batch.action[:, 1] += 0.3
+    disturbed = loss_of(policy, batch)
+    batch.action[:, 1] += 0.3
+    assert loss_of(policy, batch) == disturbed
+    batch.privileged[:, 2:, -6:] += 1
+    assert loss_of(policy, batch) == disturbed
+    batch.privileged[:, 1, -6:] += 0.1
+    assert loss_of(policy, batch) != disturbed
 
 
 def test_saved_and_loaded_it_acts_the_same(policy, spec, tmp_path):
@@ -101,6 +109,21 @@ def test_it_works_without_labels(config):
     loss, metrics = policy.loss(make_batch(spec))
     loss.backward()
     assert "pointing" not in metrics
+
+
+@pytest.mark.parametrize("pace", [None, 1.2])
+def test_scaling_is_undone(config, spec, pace):
+    policy = policies.create(replace(config, pace=pace), spec, make_statistics(), TASKS)
+    action, state = torch.randn(5, 4, 6), torch.randn(5, 6)
+    scaled = policy._scaled(action, state)
+    torch.testing.assert_close(policy._unscaled(scaled, state), action)
+
+
+def test_only_joint_targets_are_relative_to_the_joints(config, spec):
+    for other in (replace(spec, control="raw"), replace(spec, state=tuple(f"{name}?" for name in spec.state))):
+        policy = policies.create(config, other, make_statistics(), TASKS)
+        action, state = torch.randn(5, 4, 6), torch.randn(5, 6)
+        assert torch.equal(policy._scaled(action, state), policy._scaled(action, state + 1))
 
 
 def test_without_grounding_the_instruction_is_never_changed(config, spec):

@@ -31,6 +31,9 @@ class FlowConfig(VLAConfig):
     """Width of the action expert; its depth and heads are the language model's."""
     euler_steps: int = 10
     """Integration steps from noise to a chunk."""
+    direct: bool = True
+    """Whether every action token is told the facts at its entrance too. pi0 leaves it to attention, which takes a small
+    expert longer to learn."""
     draws: int = 4
     """Noise draws for each observation of a training batch; they share one prefix."""
 
@@ -77,8 +80,10 @@ class FlowHead(Head):
         """The predicted noise - action of n draws per row, which share the prefix and do not see each other."""
         n, k = x.shape[1:3]
         time = time_embedding(t, self.config.width)[:, :, None].expand(-1, -1, k, -1)
-        noisy = self.time_out(silu(self.time_in(torch.cat([self.action_in(x), time], -1))))
         known = self.facts(facts)
+        if self.config.direct:
+            time = time + known.sum(1)[:, None, None]
+        noisy = self.time_out(silu(self.time_in(torch.cat([self.action_in(x), time], -1))))
         tokens = torch.cat([known, noisy.flatten(1, 2)], 1)
         context = known.shape[1]
         mask, place = self._mask(prefix.valid, context, n, k)

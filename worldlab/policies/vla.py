@@ -18,6 +18,9 @@ from worldlab.policies.grounding import Grounding, GroundingConfig, Labels, Poin
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 
+_FOLLOWED = 1e-3
+"""An executed action this near the expert's was the expert's, in the units of actions."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VLAConfig:
@@ -33,6 +36,9 @@ class VLAConfig:
     """Actions predicted at once."""
     execute: int = 4
     """Actions executed before looking again."""
+    pace: float | None = 1.2
+    """Joint targets are predicted as mean velocities from the present position in units of this many rad/s, about the
+    fastest that the demonstrations move. None predicts the targets themselves, as is done for other kinds of action."""
 
 
 class Head(nn.Module):
@@ -90,6 +96,8 @@ class VLA(nn.Module):
         self.spec = replace(spec, cameras={name: spec.cameras[name] for name in backbone.cameras})
         self.backbone, self.head = backbone, head
         self.scale_state, self.scale_action = Standardize(statistics.state), QuantileScale(statistics.action)
+        moving = config.pace is not None and spec.control == "joint_position" and spec.state == spec.action
+        self.pace = config.pace if moving else None
         self.labels = Labels(spec, config.grounding.camera)
         self.expert = expert_columns(spec)
         self.grounding = None
@@ -118,17 +126,40 @@ class VLA(nn.Module):
             facts.append(2 * self.grounding.point(logp) - 1)
         return prefix, facts, logp
 
+    def _scaled(self, action: Float[Tensor, "b k a"], state: Float[Tensor, "b s"]) -> Float[Tensor, "b k a"]:
+        """Environment units -> what the head predicts."""
+        if self.pace is None:
+            return self.scale_action(action)
+        return (action - state[:, None]) / self._reach(action)
+
+    def _unscaled(self, chunk: Float[Tensor, "b k a"], state: Float[Tensor, "b s"]) -> Float[Tensor, "b k a"]:
+        """The inverse of `_scaled`."""
+        if self.pace is None:
+            return self.scale_action.invert(chunk)
+        return state[:, None] + chunk * self._reach(chunk)
+
+    def _reach(self, chunk: Float[Tensor, "b k a"]) -> Float[Tensor, "k 1"]:
+        """How far a joint gets in 1, 2, … steps at the pace, radians."""
+        assert self.pace is not None
+        return torch.arange(1, chunk.shape[1] + 1).to(chunk)[:, None] * (self.pace / self.spec.fps)
+
     def _actions(self, batch: Trajectory) -> tuple[Float[Tensor, "b k a"], Bool[Tensor, "b k"]]:
-        """The chunk to imitate and which steps of it are real; after the last real action its target is held."""
+        """The chunk to imitate and which steps of it count; after the last of them its target is held.
+
+        Where the demonstration was disturbed, the expert's later actions answer the disturbance, which the first
+        observation cannot foretell: the chunk ends there.
+        """
         k = self.config.chunk
-        action = batch.action
+        action, real = batch.action[:, :k], batch.valid[:, :k]
         if self.expert and batch.privileged is not None:
-            action = batch.privileged[..., self.expert]
-        real = batch.valid[:, :k]
+            executed, action = action, batch.privileged[:, :k, self.expert]
+            followed = ((executed - action).abs().amax(-1) < _FOLLOWED).long().cumprod(-1)
+            real = torch.cat([real[:, :1], real[:, 1:] & (followed[:, :-1] > 0)], 1)
         last = (real.long().sum(-1, keepdim=True) - 1).clamp(min=0)
         held = torch.minimum(torch.arange(k, device=real.device), last)
-        chunk = action[:, :k].gather(1, held[..., None].expand(-1, -1, action.shape[-1]))
-        return self.scale_action(torch.where(real.any(-1)[:, None, None], chunk, 0.0)), real
+        chunk = action.gather(1, held[..., None].expand(-1, -1, action.shape[-1]))
+        scaled = self._scaled(chunk, batch.obs.state[:, 0])
+        return torch.where(real.any(-1)[:, None, None], scaled, 0.0), real
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Imitate the window's chunk from its first observation.
@@ -191,9 +222,10 @@ class VLA(nn.Module):
             rows = slice(start, start + together)
             part = replace(obs.map(lambda x, rows=rows: x[rows].to(device)), task=obs.task[rows])
             prefix, facts, _ = self._read(part, part.task)
-            chunks.append(self.head.sample(self.backbone, prefix, facts, self._seeds[rows], self._step))
+            chunk = self.head.sample(self.backbone, prefix, facts, self._seeds[rows], self._step)
+            chunks.append(self._unscaled(chunk, part.state)[:, : self.config.execute])
         self._step += self.config.execute
-        chunk = self.scale_action.invert(torch.cat(chunks)[:, : self.config.execute])
+        chunk = torch.cat(chunks)
         return chunk.clamp(chunk.new_tensor(self.spec.low), chunk.new_tensor(self.spec.high))
 
 
