@@ -40,6 +40,17 @@ class World:
         arm = (self.state, self.velocity, self.free, self.constants)
         return (*arm, self.place, self.axes, self.marks, self.pixels)
 
+    @property
+    def faces(self) -> Float[Tensor, "*b o 4"]:
+        """How each object stands, the same for all quarter turns of a cube about the vertical.
+
+        Cosine and sine of four times the x axis's heading, and how far the two axes point up.
+        """
+        c, s, up = self.axes[..., 0, 0], self.axes[..., 0, 1], self.axes[..., 2]
+        twice_c, twice_s = c * c - s * s, 2 * c * s
+        around = torch.stack([twice_c * twice_c - twice_s * twice_s, 2 * twice_c * twice_s], -1)
+        return torch.cat([around, up], -1)
+
     def rows(self, start: int, stop: int) -> "World":
         """The rows start..stop-1 of worlds (b, t, ...)."""
         return World(*(x[:, start:stop] for x in self.columns))

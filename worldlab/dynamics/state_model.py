@@ -29,13 +29,13 @@ class StateModelConfig:
 
     kind: Literal["state"] = "state"
     """Names the model in a run."""
-    width: int = 192
+    width: int = 128
     """Of the hidden layers."""
     depth: int = 3
     """Layers of each network of the dynamics."""
     horizon: int = 8
     """Steps imagined in training; every row of a window that has so many after it is a start."""
-    frames: int = 32
+    frames: int = 8
     """Frames drawn per training step; drawing is trained beside the dynamics and does not shape it."""
     draw_width: int = 48
     """Channels of the frame decoder."""
@@ -71,7 +71,7 @@ class StateModel(nn.Module):
         self.arm = _mlp(arm + len(spec.action), width, depth, 2 * states + free)
         self.linear = nn.Linear(arm + len(spec.action), states)
         self.pose = _mlp(3 * states, width, 2, free)
-        self.object = _mlp(arm + states + free + 13, width, depth, 7 + pixels)
+        self.object = _mlp(states + 11, width, depth, 7 + pixels)
         world = arm + len(layout.constants)
         self.part = _mlp(world + seen + 3, width // 2, 2, width // 2)
         self.outcome = _mlp(world + width // 2, width // 2, 2, 3)
@@ -192,15 +192,13 @@ class StateModel(nn.Module):
         objects = self.layout.sizes[0]
         if objects == 0:
             return after
-        after = replace(after, place=before.place)
-        moved = (after.free - before.free) / (STEP * self.scale_free.std)
-        known = torch.cat([self._arm(before), after.velocity / (STEP * self.scale_state.std), moved], -1)
+        joints = self.scale_state(after.state)[..., None, :]
         inputs = [
-            known[..., None, :].expand(*known.shape[:-1], objects, known.shape[-1]),
+            joints.expand(*joints.shape[:-2], objects, joints.shape[-1]),
             self._near(before),
-            self._near(after),
+            self._near(replace(after, place=before.place)),
             before.place[..., 2:] / NEAR,
-            before.axes.flatten(-2),
+            before.faces,
         ]
         gate, push, spin, pixels = self.object(torch.cat(inputs, -1)).split([1, 3, 3, before.pixels.shape[-1]], -1)
         touched = gate.sigmoid() * before.marks[..., :1]
