@@ -1,9 +1,13 @@
 """Laws of the token head."""
 
+import pytest
 import torch
-from policies.synthetic import TASKS, make_batch, make_spec, make_statistics, tokens
+from policies.synthetic import TASKS, TINY, make_batch, make_spec, make_statistics, tokens
 
 from worldlab import policies
+from worldlab.errors import UsageError
+from worldlab.policies import Backbone
+from worldlab.policies.token_policy import TokenHead
 
 
 def make(**fields):
@@ -55,3 +59,9 @@ def test_soft_targets_are_distributions_about_the_right_bin():
     hard = make(softness=0.0).head.target(right)
     assert hard[1, 7] == 1
     assert hard.sum() == 3
+
+
+def test_a_vocabulary_without_room_is_refused():
+    small = Backbone.create(TINY, ("front",), TASKS)
+    with pytest.raises(UsageError, match="no room"):
+        TokenHead(tokens(), small, [6, 2], 6)

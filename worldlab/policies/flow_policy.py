@@ -34,7 +34,7 @@ class FlowConfig(VLAConfig):
     direct: bool = True
     """Whether every action token is told the facts at its entrance too. pi0 leaves it to attention, which takes a small
     expert longer to learn."""
-    draws: int = 4
+    draws: int = 6
     """Noise draws for each observation of a training batch; they share one prefix."""
 
 

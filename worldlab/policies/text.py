@@ -57,11 +57,6 @@ class TextTokenizer:
         """Number of ids."""
         return self._tokenizer.get_vocab_size()
 
-    @property
-    def least(self) -> int:
-        """Number of ids that a vocabulary of actions must leave alone: those of a tokenizer made from words."""
-        return self.size if self._tokenizer.token_to_id(_PAD) == 0 else 0
-
     def __call__(self, tasks: Sequence[str]) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
         """Ids and which of them are not padding."""
         ids = torch.zeros(len(tasks), self.width, dtype=torch.long)

@@ -45,8 +45,10 @@ class TokenHead(Head):
         super().__init__()
         language = backbone.language.config
         vocabulary = language.vocab_size
-        if vocabulary - config.bins < backbone.tokenizer.least:
-            raise UsageError(f"a vocabulary of {vocabulary} ids has no room for {config.bins} bins.")
+        if vocabulary <= config.bins:
+            raise UsageError(
+                f"a language model of {vocabulary} ids has no room for {config.bins} bins beside its words."
+            )
         self.config, self.actions = config, actions
         self.tokenizer = ActionTokenizer(vocabulary, config.bins)
         self.facts = Facts(facts, language.hidden_size)
