@@ -51,7 +51,7 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
     found = Findings(provenance(seed))
     stages = _Stages(found.seconds)
     with stages.stage("Collect demonstrations of the expert"):
-        reach = workbench.collect(REACH, 2000, out / "reach.zarr", noise=0.1, seed=seed)
+        reach = workbench.collect(REACH, 2000, out / "reach.zarr", noise=1.0, seed=seed)
         found.demonstrations = dict(reach.values)
     for name in ("flow", "tokens"):
         with stages.stage(f"Train the {name} policy"):
@@ -98,15 +98,16 @@ def _evaluate(found: Findings, out: Path, seed: int, device: Device) -> None:
 
 
 def _collect_pushes(out: Path, seed: int) -> None:
-    """Episodes for the world model: an expert that is disturbed, and an arm that wanders."""
-    workbench.collect(PUSH, 300, out / "push.zarr", noise=0.2, keep_failures=True, seed=seed)
+    """Episodes for the world model: an expert that is disturbed a little to a lot, its failures kept."""
+    for noise in (0.5, 1.0, 1.5, 2.0):
+        workbench.collect(PUSH, 96, out / "push.zarr", noise=noise, keep_failures=True, seed=seed)
 
 
 def _imagine(out: Path, seed: int) -> CounterfactualResult:
     model = dynamics.load(out / "world-model")
     store = datasets.EpisodeStore(out / "push.zarr")
-    held_out = workbench.held_out(store, Run.open(out / "world-model"))
-    return evaluation.counterfactual(model, store, envs.make(PUSH, n=32), episodes=held_out, seed=seed)
+    unseen = workbench.unseen(store, Run.open(out / "world-model"))
+    return evaluation.counterfactual(model, store, envs.make(PUSH, n=32), episodes=unseen, seed=seed)
 
 
 def _summary(found: Findings, out: Path, console: Console) -> Outcome:

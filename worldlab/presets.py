@@ -1,7 +1,8 @@
 """Complete recipes: a preset is a function that returns everything `worldlab train` needs to know."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from worldlab.dynamics import StateModelConfig
 from worldlab.errors import unknown
@@ -33,45 +34,51 @@ class TrainConfig:
     """On what."""
     fit: FitConfig
     """How, and for how long."""
-    held_out: float = 0.0
-    """Fraction of the episodes, the last ones, that training never sees."""
+    hold_out: int = 0
+    """One episode in so many is kept from training, to imagine from; 0 trains on all."""
+
+    def split(self, episodes: int) -> tuple[list[int], list[int]]:
+        """Which of the first episodes of a store are trained on, and which are held out."""
+        held = [i for i in range(episodes) if self.hold_out and i % self.hold_out == 0]
+        return sorted(set(range(episodes)) - set(held)), held
 
 
-def _flow(minutes: float) -> TrainConfig:
-    model = FlowConfig()
+def _recipe(model: FlowConfig | TokenConfig, minutes: float) -> TrainConfig:
+    """The recipe that both heads share: only the head differs."""
     return TrainConfig(
         model=model,
         windows=WindowConfig(length=model.chunk, batch=32, observed=1),
-        fit=FitConfig(minutes=minutes, ema=0.99),
+        fit=FitConfig(minutes=minutes, learning_rate=2e-3, ema=0.99, precision="bf16"),
     )
 
 
-def _tokens(minutes: float) -> TrainConfig:
-    model = TokenConfig()
-    return TrainConfig(
-        model=model,
-        windows=WindowConfig(length=model.chunk, batch=32, observed=1),
-        fit=FitConfig(minutes=minutes, ema=0.99),
-    )
-
-
-def _state(minutes: float) -> TrainConfig:
+def _state() -> TrainConfig:
     return TrainConfig(
         model=StateModelConfig(),
-        windows=WindowConfig(length=9, batch=64, pad=False),
-        fit=FitConfig(minutes=minutes),
-        held_out=0.1,
+        windows=WindowConfig(length=12, batch=32, pad=False),
+        fit=FitConfig(minutes=1.5, learning_rate=2e-3),
+        hold_out=6,
     )
 
 
-PRESETS: dict[str, Callable[[], TrainConfig]] = {
-    **{f"flow-{task}": lambda m=m: _flow(m) for task, m in {"reach": 3, "push": 10, "lift": 10, "stack": 20}.items()},
-    **{
-        f"tokens-{task}": lambda m=m: _tokens(m)
-        for task, m in {"reach": 3, "push": 10, "lift": 10, "stack": 20}.items()
-    },
-    **{f"state-{task}": lambda: _state(1) for task in ("reach", "push", "lift", "stack")},
+# Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
+_LOOKS: dict[str, tuple[tuple[str, ...] | None, int, float]] = {
+    "reach": (("front",), 4, 2.5),
+    "push": (("front",), 4, 10),
+    "lift": (None, 2, 10),
+    "stack": (None, 2, 20),
 }
+"""Task -> cameras (None: all), actions executed before looking again, minutes of training on 2 cores."""
+
+
+def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
+    for task, (cameras, execute, minutes) in _LOOKS.items():
+        yield f"flow-{task}", partial(_recipe, FlowConfig(cameras=cameras, execute=execute), minutes)
+        yield f"tokens-{task}", partial(_recipe, TokenConfig(cameras=cameras, execute=execute), minutes)
+        yield f"state-{task}", _state
+
+
+PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())
 """MODEL-TASK -> recipe."""
 
 

@@ -151,14 +151,15 @@ def train(
     config = _with_budget(preset(name), steps, minutes, seed)
     store = datasets.EpisodeStore(data)
     model = create_model(config, store, seed)
-    seen = range(round(len(store) * (1 - config.held_out)))
+    seen, held = config.split(len(store))
     about = {
         **model.describe(),
         "preset": name,
         "recipe": to_json(config),
         "data": str(data),
         "env": str(store.provenance["env"]),
-        "trained_on": len(seen),
+        "episodes": len(store),
+        "held_out": held,
         "provenance": provenance(seed),
     }
     run = Run.open(out) if resume else Run.create(out, about)
@@ -270,15 +271,19 @@ def compare(
     return Outcome(comparison.verdict, {**comparison.to_json(), "env": env})
 
 
-def held_out(store: datasets.EpisodeStore, run: Run) -> range:
+def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
     """The episodes of a store that a run was not trained on.
 
     Raises:
         UsageError: the run saw them all.
     """
     config = run.config
-    same = config.get("data") == str(store.path)
-    episodes = range(int(config["trained_on"]) if same else 0, len(store))  # pyright: ignore[reportArgumentType]
+    episodes = list(range(len(store)))
+    if config.get("data") == str(store.path):
+        held, known = config["held_out"], config["episodes"]
+        assert isinstance(held, list)
+        assert isinstance(known, int)
+        episodes = [i for i in episodes if i in held or i >= known]
     if not episodes:
         raise UsageError(
             f"'{run.path}' was trained on every episode of '{store.path}'; collect others to imagine from."
@@ -301,7 +306,7 @@ def imagine(
     store = datasets.EpisodeStore(data)
     about = store.provenance
     world = envs.make(str(about["env"]), n=32, size=int(str(about["size"])))
-    episodes = held_out(store, Run.open(path))
+    episodes = unseen(store, Run.open(path))
     result = evaluation.counterfactual(
         model, store, world, branches=branches, horizon=horizon, episodes=episodes, starts=starts, seed=seed
     )

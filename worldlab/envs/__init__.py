@@ -5,13 +5,12 @@ from importlib import import_module
 
 import gymnasium
 
-from worldlab.envs import headless  # isort: split  (before MuJoCo)
 from worldlab.envs import variation as variations
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.envs.tasks import TASKS
 from worldlab.errors import unknown
 
-__all__ = ["MujocoVectorEnv", "headless", "make", "names", "variations"]
+__all__ = ["MujocoVectorEnv", "make", "names", "variations"]
 
 _OWN = {f"worldlab/{name}-v0": name for name in TASKS}
 

@@ -18,8 +18,8 @@ from worldlab.trajectory import Spec
 class ExpertLabels(gymnasium.vector.VectorEnv):
     """An environment whose privileged columns end with the expert's clean action, `expert.<action name>`.
 
-    A disturbed demonstration (DART, Laskey et al. 2017) is then one trajectory for both kinds of model: `action` is what
-    was executed, which a world model must know, and `expert.*` is what a policy should imitate.
+    A disturbed demonstration (DART, Laskey et al. 2017) is then one trajectory for both kinds of model: `action` is
+    what was executed, which a world model must know, and `expert.*` is what a policy should imitate.
     """
 
     def __init__(self, env: MujocoVectorEnv) -> None:
