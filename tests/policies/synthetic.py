@@ -74,8 +74,8 @@ def make_statistics() -> Statistics:
 
 
 def flow(**fields) -> FlowConfig:
-    return FlowConfig(backbone=TINY, width=32, chunk=4, execute=2, euler_steps=4, **fields)
+    return FlowConfig(backbone=TINY, width=32, chunk=4, execute=2, euler_steps=4, pace=None, **fields)
 
 
 def tokens(**fields) -> TokenConfig:
-    return TokenConfig(backbone=TINY, chunk=4, execute=2, **fields)
+    return TokenConfig(backbone=TINY, chunk=4, execute=2, pace=None, **fields)
