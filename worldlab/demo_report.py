@@ -15,6 +15,9 @@ from worldlab.lerobot_programs import Check
 from worldlab.runs import Json
 from worldlab.trajectory import Trajectory
 
+type Shot = tuple[evaluation.Episode, Trajectory]
+"""An episode and what it looked like."""
+
 
 @dataclass
 class Findings:
@@ -26,7 +29,7 @@ class Findings:
     demonstrations: dict[str, Json] = field(default_factory=dict)
     policies: dict[str, evaluation.SuccessResult] = field(default_factory=dict)
     """Flow and tokens, and the flow policy's controls, on the same seeds."""
-    footage: dict[str, list[tuple[evaluation.Episode, Trajectory]]] = field(default_factory=dict)
+    footage: dict[str, list[Shot]] = field(default_factory=dict)
     """Episodes to show."""
     comparison: evaluation.Comparison | None = None
     training: dict[str, dict[str, Json]] = field(default_factory=dict)
@@ -138,7 +141,7 @@ def _policies(found: Findings) -> list[Section]:
     videos = tuple(
         Video(
             f"{_LABELS[name]}: “{episode.task}”, seed {episode.seed}",
-            encode(side_by_side({camera: image.numpy() for camera, image in t.obs.images.items()}, 192), 10),
+            encode(side_by_side({camera: image.numpy() for camera, image in t.obs.images.items()}, 192), 10, hold=1.0),
             "success" if episode.success else "failure",
         )
         for name, shots in found.footage.items()
