@@ -90,6 +90,13 @@ def test_the_averaged_weights_are_the_saved_ones(tmp_path):
     assert not torch.equal(last["layer.weight"], averaged["layer.weight"])
 
 
+def test_one_process_trains_in_one_precision_after_another(tmp_path):
+    rough = train(tmp_path / "bf16", precision="bf16")
+    fine = train(tmp_path / "fp32", precision="no")
+    assert not torch.equal(rough["layer.weight"], fine["layer.weight"])
+    torch.testing.assert_close(rough, fine, atol=0.05, rtol=0)
+
+
 def test_minutes_are_a_budget_too(tmp_path):
     start = time.monotonic()
     train(tmp_path / "run", steps=None, minutes=0.02)

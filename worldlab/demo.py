@@ -60,7 +60,7 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
             reach = workbench.collect(REACH, 2000, out / "reach.zarr", noise=1.0, seed=seed)
             found.demonstrations = dict(reach.values)
         with stages.stage("Train two policies side by side: flow matching and action tokens"):
-            jobs = {name: pool.submit(_train, name, out, 2.5 * minutes, seed, device) for name in HEADS}
+            jobs = {name: pool.submit(_train, name, out, 4 * minutes, seed, device) for name in HEADS}
             found.training = {name: job.result() for name, job in jobs.items()}
         with stages.stage("Evaluate them and their controls on the same unseen seeds"):
             _evaluate(found, pool, out, seed, device)

@@ -63,7 +63,7 @@ def _state() -> TrainConfig:
 
 # Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
 _LOOKS: dict[str, tuple[tuple[str, ...] | None, int, float]] = {
-    "reach": (("front",), 4, 2.5),
+    "reach": (("front",), 4, 4),
     "push": (("front",), 4, 10),
     "lift": (None, 2, 10),
     "stack": (None, 2, 20),

@@ -27,6 +27,7 @@ from worldlab.seeding import key
 from worldlab.trajectory import Trajectory
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["no", "bf16"]
 
 
 def pick_device(name: Device) -> torch.device:
@@ -61,7 +62,7 @@ class FitConfig:
     """Largest global gradient norm."""
     ema: float | None = None
     """Decay of the averaged weights that are saved instead of the last ones; None saves the last ones."""
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"
     """Autocast precision of the forward and backward pass."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints; 0 checkpoints every step."""
@@ -88,15 +89,19 @@ class FitConfig:
 
 
 class _Loss(nn.Module):
-    """Gives `loss` the name `forward`, which is what DistributedDataParallel intercepts."""
+    """Gives `loss` the name `forward`, which is what DistributedDataParallel intercepts.
 
-    def __init__(self, model: nn.Module) -> None:
+    Autocast is torch's own: accelerate fixes its precision once a process, and a process may train two models.
+    """
+
+    def __init__(self, model: nn.Module, precision: Precision) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.precision = model, precision
 
     def forward(self, batch: Trajectory) -> tuple[Tensor, dict[str, Tensor]]:
         assert isinstance(self.model, Trainable)
-        return self.model.loss(batch)
+        with torch.autocast(batch.action.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            return self.model.loss(batch)
 
 
 class _Average:
@@ -151,8 +156,10 @@ class _Fitting:
 
     def __init__(self, model: nn.Module, config: FitConfig, run: Run, device: Device) -> None:
         self.model, self.config, self.run = model, config, run
-        self.accelerator = Accelerator(mixed_precision=config.precision, cpu=pick_device(device).type == "cpu")
-        self.wrapped, self.optimizer = self.accelerator.prepare(_Loss(model), _optimizer(model, config))
+        self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu")
+        self.wrapped, self.optimizer = self.accelerator.prepare(
+            _Loss(model, config.precision), _optimizer(model, config)
+        )
         self.average = _Average(model, config.ema) if config.ema is not None else None
         self.checkpoint = run.path / "checkpoint" / "state.safetensors"
         self.step, self.samples, self.loss = 0, 0, math.nan
