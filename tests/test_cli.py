@@ -86,8 +86,8 @@ def test_missing_and_foreign_files(lab, tmp_path, capsys):
 
 
 def test_a_run_of_another_kind(lab, capsys):
-    assert "world model" in refused(capsys, "eval", f"{lab}/world", "--env", "Reach")
-    assert "policy" in refused(capsys, "imagine", f"{lab}/flow", "--data", f"{lab}/x.zarr")
+    assert "not a policy" in refused(capsys, "eval", f"{lab}/world", "--env", "Reach")
+    assert "not a world model" in refused(capsys, "imagine", f"{lab}/flow", "--data", f"{lab}/x.zarr")
 
 
 def test_a_policy_and_an_environment_that_disagree(lab, capsys):

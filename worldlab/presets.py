@@ -63,10 +63,10 @@ def _state() -> TrainConfig:
 
 # Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
 _LOOKS: dict[str, tuple[tuple[str, ...] | None, int, float]] = {
-    "reach": (("front",), 4, 4),
-    "push": (("front",), 4, 10),
-    "lift": (None, 2, 10),
-    "stack": (None, 2, 20),
+    "reach": (("front",), 4, 4.0),
+    "push": (("front",), 4, 10.0),
+    "lift": (None, 2, 10.0),
+    "stack": (None, 2, 20.0),
 }
 """Task -> cameras (None: all), actions executed before looking again, minutes of training on 2 cores."""
 

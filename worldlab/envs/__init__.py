@@ -1,14 +1,14 @@
 """Worlds to act in: the simulated SO-101, dm_control's suite, and any Gymnasium environment that fits a `Spec`."""
 
 from collections.abc import Mapping
-from importlib import import_module
 
 import gymnasium
 
 from worldlab.envs import variation as variations
+from worldlab.envs.lockstep import Lockstep
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.envs.tasks import TASKS
-from worldlab.errors import unknown
+from worldlab.errors import UsageError, unknown
 
 __all__ = ["MujocoVectorEnv", "make", "names", "variations"]
 
@@ -27,18 +27,18 @@ def make(
     id: str,  # noqa: A002  as in gymnasium.make
     n: int = 1,
     *,
-    size: int | tuple[int, int] = 64,
+    size: int | tuple[int, int] | None = 64,
     cameras: tuple[str, ...] = ("front", "wrist"),
     threads: int = 0,
     meshes: bool = False,
     variation: Mapping[str, float] | None = None,
-) -> MujocoVectorEnv:
+) -> MujocoVectorEnv | Lockstep:
     """Make n environments in lockstep.
 
     Args:
         id: "worldlab/Lift-v0" (or "Lift", "lift"), "dm_control/cartpole-swingup-v0", or any registered Gymnasium id.
         n: how many.
-        size: of the images in pixels, one side or (height, width).
+        size: of the images in pixels, one side or (height, width); None makes none, which not every environment can.
         cameras: which images to observe; fewer are faster. Only the simulated SO-101 has a choice.
         threads: that physics runs on; 0 is one per CPU. The result does not depend on it.
         meshes: draw the SO-101's real parts (needs so101-nexus, and a GPU to be quick).
@@ -50,8 +50,17 @@ def make(
     shape = (size, size) if isinstance(size, int) else size
     chosen = _named(id)
     if chosen is None:
-        place = "suite" if id.startswith("dm_control/") else "gymnasium_env"
-        return import_module(f"worldlab.envs.{place}").make(id, n, shape)
+        if variation:
+            raise UsageError(f"variations are of worldlab's own environments; '{id}' has none.")
+        if id.startswith("dm_control/"):
+            from worldlab.envs import suite
+
+            return suite.make(id, n, shape)
+        from worldlab.envs import gymnasium_env
+
+        return gymnasium_env.make(id, n, shape)
+    if shape is None:
+        shape, cameras = (64, 64), ()
     for camera in cameras:
         if camera not in ("front", "wrist"):
             raise unknown("camera", camera, ("front", "wrist"))

@@ -8,6 +8,7 @@ of the next frame). Here all renderers live in one context.
 # mujoco's bindings come without type stubs.
 # pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
 
+import atexit
 import functools
 import weakref
 
@@ -19,7 +20,9 @@ from numpy.typing import NDArray
 @functools.cache
 def _gl() -> mujoco.GLContext:  # pyright: ignore[reportInvalidTypeForm] (which class is decided by MUJOCO_GL)
     # The size is a window's; what is drawn offscreen does not depend on it.
-    return mujoco.GLContext(64, 64)
+    context = mujoco.GLContext(64, 64)
+    atexit.register(context.free)  # before MuJoCo ends EGL, which would make the context's own end an error
+    return context
 
 
 def _free(context: mujoco.MjrContext) -> None:
@@ -47,7 +50,7 @@ class Renderer:
             self._scene.flags[flag] = False
         _gl().make_current()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        weakref.finalize(self, _free, self._context)
+        weakref.finalize(self, _free, self._context).atexit = False
 
     def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera) -> NDArray[np.uint8]:
         """What `camera` sees: RGB, (h, w, 3).

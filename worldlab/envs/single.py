@@ -41,6 +41,7 @@ class SingleEnv(gymnasium.Env[dict[str, NDArray[np.generic]], NDArray[np.float32
         if render_mode not in (None, "rgb_array"):
             raise unknown("render mode", render_mode, ("rgb_array",))
         batch = envs.make(task, size=size, cameras=cameras, threads=1, meshes=meshes, variation=variation)
+        assert isinstance(batch, envs.MujocoVectorEnv)
         self.batch = batch
         self.render_mode = render_mode
         self.observation_space = batch.single_observation_space
