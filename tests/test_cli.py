@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 
 import pytest
 import torch
@@ -109,3 +110,17 @@ def test_resuming_another_run_is_refused(lab, capsys):
         capsys, "train", "tokens-reach", "--data", f"{lab}/x.zarr", "--out", f"{lab}/flow", "--resume", "--steps", "2"
     )
     assert "was trained as flow-reach" in sentence
+
+
+def test_a_full_disk(lab, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        train = ("train", "flow-reach", "--data", f"{lab}/x.zarr", "--out", f"{disk}/run", "--steps", "2")
+        assert "No space left" in refused(capsys, *train)
+        assert not (disk / "run" / "model.safetensors").exists()
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)

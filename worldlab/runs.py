@@ -18,6 +18,7 @@ from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -62,6 +63,22 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a safetensors file so that a reader, or a crash, sees either the old content or the new.
+
+    Raises:
+        UsageError: it cannot be written, for example because the disk is full; the old content is intact.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, dict(metadata or {}))
+    except SafetensorError as error:  # this is how safetensors reports a full disk
+        temporary.unlink(missing_ok=True)
+        raise UsageError(f"could not write '{path}': {error}. Free some space and run this again.") from None
     temporary.replace(path)
 
 
@@ -143,12 +160,8 @@ class Run:
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
     def save(self, weights: Mapping[str, Tensor], file: str = "model.safetensors") -> None:
-        """Write weights atomically."""
-        path = self.path / file
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_file({k: v.detach().cpu().contiguous() for k, v in weights.items()}, temporary)
-        temporary.replace(path)
+        """Write weights atomically; see `write_tensors`."""
+        write_tensors(self.path / file, weights)
 
     def load_into(self, model: nn.Module, file: str = "model.safetensors") -> None:
         """Load weights into a module; every name must match.

@@ -17,12 +17,11 @@ from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from worldlab.errors import UsageError
 from worldlab.protocols import Batches, Trainable
-from worldlab.runs import Run
+from worldlab.runs import Run, write_tensors
 from worldlab.seeding import key
 from worldlab.trajectory import Trajectory
 
@@ -215,11 +214,8 @@ class _Fitting:
         tensors |= {f"average.{k}": v for k, v in (self.average.weights if self.average else {}).items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
-        self.checkpoint.parent.mkdir(exist_ok=True)
-        temporary = self.checkpoint.with_suffix(".tmp")
         progress = json.dumps({"step": self.step, "seconds": self.seconds})
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"progress": progress})
-        temporary.replace(self.checkpoint)
+        write_tensors(self.checkpoint, tensors, {"progress": progress})
         self._saved = time.monotonic()
 
     def load(self) -> None:

@@ -8,7 +8,7 @@ of the next frame). Here all renderers live in one context.
 # mujoco's bindings come without type stubs.
 # pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
 
-import atexit
+import ctypes
 import functools
 import weakref
 
@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 def _gl() -> mujoco.GLContext:  # pyright: ignore[reportInvalidTypeForm] (which class is decided by MUJOCO_GL)
     # The size is a window's; what is drawn offscreen does not depend on it.
     context = mujoco.GLContext(64, 64)
-    atexit.register(context.free)  # before MuJoCo ends EGL, which would make the context's own end an error
+    # Never collected: when Python ends, MuJoCo and dm_control have shut EGL down, and the context's own end would fail.
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(context))
     return context
 
 
