@@ -64,8 +64,8 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
             found.training = {name: job.result() for name, job in jobs.items()}
         with stages.stage("Evaluate them and their controls on the same unseen seeds"):
             _evaluate(found, pool, out, seed, device)
-        with stages.stage("Train a world model and imagine counterfactuals; meanwhile run LeRobot's own programs"):
-            dream = pool.submit(_dream, out, 1.5 * minutes, seed, device)
+        with stages.stage("Train a world model, imagine counterfactuals, and run LeRobot's programs"):
+            dream = pool.submit(_dream, out, 3 * minutes, seed, device)
             export = pool.submit(lerobot_programs.check, out / "flow", out / "reach.zarr", out / "lerobot", REACH, seed)
             found.lerobot = export.result()
             found.training["world model"], found.counterfactual = dream.result()
@@ -150,7 +150,7 @@ def _summary(found: Findings, out: Path, console: Console) -> Outcome:
             ("effect error at 10 steps, moved cubes", dream.effect_error_object, dream.effect_error_object_interval),
         ):
             low, high = intervals[HORIZON]
-            n = dream.n_by_horizon[HORIZON]
+            n = (dream.n_moved if errors is dream.effect_error_object else dream.n_by_horizon)[HORIZON]
             table.add_row(title, f"{errors[HORIZON]:.2f}", str(n), f"{low:.2f} to {high:.2f}")
     if (check := found.lerobot) is not None:
         n = len(check.lerobot_successes)
