@@ -14,7 +14,7 @@ demo: setup ## the main job, end to end; MINUTES scales the training budgets
 	@$(BIN)/worldlab demo --minutes $(MINUTES)
 
 test: setup ## the tests
-	@$(BIN)/pytest
+	@$(BIN)/pytest -n 2 --dist loadfile
 
 check: setup ## format, lint, types, layers
 	@$(BIN)/ruff format --check .
