@@ -92,9 +92,7 @@ def _judge(
     """One row of the table of success rates, and episodes to show: at most two of either outcome."""
     world = envs.make(REACH, n=50)
     policy = workbench.meet(str(out / name) if name in HEADS else name, world, device)
-    if control == "blank_image":
-        policy = evaluation.BlankImage(policy)
-    judged = evaluation.WrongInstruction(world) if control == "wrong_instruction" else world
+    policy, judged = evaluation.controls(policy, world)[control] if control else (policy, world)
     shots: list[Shot] = []
 
     def keep(episode: evaluation.Episode, t: Trajectory) -> None:

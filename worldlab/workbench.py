@@ -216,11 +216,10 @@ def judge(
 
 def judge_controls(policy: Policy, world: Environment, episodes: int, seed: int) -> dict[str, evaluation.SuccessResult]:
     """What every success rate must be read beside: the expert, chance, closed eyes, and another instruction."""
-    results = {name: judge(meet(name, world, "cpu"), world, episodes, seed, name) for name in ("expert", "random")}
-    results["blank_image"] = judge(evaluation.BlankImage(policy), world, episodes, seed, "blank image")
-    if evaluation.cube_colours(world.contract):
-        wrong = evaluation.WrongInstruction(world)
-        results["wrong_instruction"] = judge(policy, wrong, episodes, seed, "wrong instruction")
+    baselines = ("expert", "random") if isinstance(world, MujocoVectorEnv) else ("random",)
+    results = {name: judge(meet(name, world, "cpu"), world, episodes, seed, name) for name in baselines}
+    for control, (controlled, judged) in evaluation.controls(policy, world).items():
+        results[control] = judge(controlled, judged, episodes, seed, control)
     return results
 
 

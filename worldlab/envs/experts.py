@@ -198,8 +198,6 @@ class Expert:
         self._act = EXPERTS[env.objective.name]
         self._seeds: list[int] = []
         self._step = 0
-        self.clean: Float[Tensor, "n 6"] = torch.zeros(env.num_envs, 6)
-        """The last actions before noise: what a policy should imitate, radians."""
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed; the noise of episode i is keyed by (seeds[i], step)."""
@@ -212,7 +210,6 @@ class Expert:
         clean = self._act(self._env.situation)
         done = clean + self._disturbance() if self._noise else clean
         self._step += 1
-        self.clean = torch.tensor(np.clip(clean, so101.LOW, so101.HIGH), dtype=torch.float32)
         return torch.tensor(np.clip(done, so101.LOW, so101.HIGH), dtype=torch.float32)[:, None]
 
     def _disturbance(self) -> Float[Array, "n 6"]:

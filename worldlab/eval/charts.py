@@ -15,6 +15,21 @@ _PAGE = {_INK: "var(--ink-soft)", _LINE: "var(--line)", _GRID: "var(--grid)"} | 
     f"#0404{i:02x}": f"var(--s{i})" for i in range(SERIES)
 }
 
+_STYLE: dict[str, str | float | bool] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "worldlab",
+    "font.size": 9.5,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _LINE,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "grid.color": _GRID,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+}
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -54,22 +69,7 @@ def line_chart(
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(
-        {
-            "svg.fonttype": "none",
-            "svg.hashsalt": "worldlab",
-            "font.size": 9.5,
-            "text.color": _INK,
-            "axes.labelcolor": _INK,
-            "axes.edgecolor": _LINE,
-            "xtick.color": _INK,
-            "ytick.color": _INK,
-            "grid.color": _GRID,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.spines.left": False,
-        }
-    ):
+    with rc_context(_STYLE):
         figure = Figure(size, layout="constrained")
         axes = figure.add_subplot()
         axes.grid(axis="y", linewidth=0.8)

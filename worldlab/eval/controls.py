@@ -1,7 +1,7 @@
 """Controls: does a policy look, and does it listen? One that does neither keeps its success rate without either."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldlab.errors import UsageError
-from worldlab.eval.success import Episode, SuccessResult, success
 from worldlab.protocols import Arrays, Environment, Policy
 from worldlab.seeding import key
-from worldlab.trajectory import Observation, Spec, Trajectory
+from worldlab.trajectory import Observation, Spec
 
 _PRESENT = "_cube.present"
 
@@ -93,22 +92,13 @@ def cube_colours(spec: Spec) -> list[str]:
     return [name.removesuffix(_PRESENT) for name in spec.privileged if name.endswith(_PRESENT)]
 
 
-def controls(
-    policy: Policy,
-    env: Environment,
-    episodes: int = 100,
-    seed: int = 0,
-    on_episode: Callable[[Episode, Trajectory], None] | None = None,
-) -> dict[str, SuccessResult]:
-    """Evaluate a policy as it is, with blank images, and with wrong instructions, on the same starts.
+def controls(policy: Policy, env: Environment) -> dict[str, tuple[Policy, Environment]]:
+    """The policy and environment of each control, to be evaluated on the same starts as the policy itself.
 
     Returns:
-        "policy", "blank_image" and, where the environment names coloured cubes, "wrong_instruction".
+        "blank_image" and, where the environment names coloured cubes, "wrong_instruction".
     """
-    results = {
-        "policy": success(policy, env, episodes, seed, on_episode),
-        "blank_image": success(BlankImage(policy), env, episodes, seed, on_episode),
-    }
+    pairs: dict[str, tuple[Policy, Environment]] = {"blank_image": (BlankImage(policy), env)}
     if cube_colours(env.contract):
-        results["wrong_instruction"] = success(policy, WrongInstruction(env), episodes, seed, on_episode)
-    return results
+        pairs["wrong_instruction"] = (policy, WrongInstruction(env))
+    return pairs
