@@ -2,6 +2,7 @@
 
 import io
 import re
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,21 +14,6 @@ SERIES = 6
 _INK, _LINE, _GRID = "#010101", "#020202", "#030303"
 _PAGE = {_INK: "var(--ink-soft)", _LINE: "var(--line)", _GRID: "var(--grid)"} | {
     f"#0404{i:02x}": f"var(--s{i})" for i in range(SERIES)
-}
-
-_STYLE: dict[str, str | float | bool] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "worldlab",
-    "font.size": 9.5,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _LINE,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
-    "grid.color": _GRID,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
 }
 
 
@@ -66,10 +52,9 @@ def line_chart(
         reference: a value to mark with a horizontal line, and what it means.
         size: width and height in inches; letters are 9.5 points.
     """
-    from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    with rc_context(_STYLE):
+    with _quiet_axes():
         figure = Figure(size, layout="constrained")
         axes = figure.add_subplot()
         axes.grid(axis="y", linewidth=0.8)
@@ -97,6 +82,28 @@ def line_chart(
             out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
         )
     return _page_style(out.getvalue())
+
+
+def _quiet_axes() -> AbstractContextManager[None]:
+    """Matplotlib's settings for axes that leave the eye to the lines."""
+    from matplotlib import rc_context
+
+    return rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": "worldlab",
+            "font.size": 9.5,
+            "text.color": _INK,
+            "axes.labelcolor": _INK,
+            "axes.edgecolor": _LINE,
+            "xtick.color": _INK,
+            "ytick.color": _INK,
+            "grid.color": _GRID,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.spines.left": False,
+        }
+    )
 
 
 def _page_style(svg: str) -> str:
