@@ -5,7 +5,7 @@ from pathlib import Path
 
 from episodes import SPEC, random_trajectory
 
-from worldlab.datasets import EpisodeStore
+from worldlab.datasets import EpisodeStore, merge
 from worldlab.trajectory import Trajectory
 
 
@@ -23,3 +23,10 @@ def write_until_killed(path: Path, pipe: Connection) -> None:
         if pipe is not None:
             pipe.send("begun")
             pipe = None
+
+
+def merge_parts(folder: Path, pipe: Connection) -> None:
+    """Merge the parts in a folder into its whole."""
+    pipe.send("begun")
+    store = EpisodeStore(folder / "whole.zarr")
+    merge(store, [EpisodeStore(path) for path in sorted(folder.glob("part*.zarr"))])

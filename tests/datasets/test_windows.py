@@ -1,9 +1,13 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
-from episodes import SPEC, assert_equal, columns
+from episodes import SPEC, assert_equal, columns, random_trajectory
 
-from worldlab.datasets import EpisodeStore, Windows
+from worldlab.datasets import EpisodeStore, Windows, merge
+from worldlab.datasets.columns import Column
 from worldlab.errors import UsageError
 
 
@@ -84,12 +88,70 @@ def test_what_gives_no_window_is_refused(store, tmp_path):
         Windows(EpisodeStore.create(tmp_path / "empty.zarr", SPEC, {}))
 
 
-def test_unused_rows_between_episodes_are_never_seen(store):
-    """The table, not the order of rows, says where an episode lies."""
-    import zarr
+def test_a_stride_leaves_actions_out_and_sums_what_happened_between(store):
+    windows = Windows(store, length=3, batch=1, stride=4, seed=2)
+    coarse = [windows[i] for i in range(windows.count)]
+    for i, episode in enumerate(store):
+        for t in range(len(episode.valid) - 1):
+            got = next(w for w in coarse if torch.equal(w.action[0, 0], episode.action[t]))
+            rows = range(t, len(episode.valid), 4)[:3]
+            assert got.valid[0].tolist() == [True] * len(rows) + [False] * (3 - len(rows))
+            for j, row in enumerate(rows):
+                assert torch.equal(got.obs.state[0, j], episode.obs.state[row])
+                assert torch.equal(got.obs.images["front"][0, j], episode.obs.images["front"][row])
+                assert torch.equal(got.action[0, j], episode.action[row])
+                assert got.reward[0, j] == pytest.approx(float(episode.reward[row : row + 4].sum()), abs=1e-6), i
+                assert got.success[0, j] == episode.success[row : row + 4].any()
+                assert got.terminated[0, j] == episode.terminated[row : row + 4].any()
+            assert not got.obs.images["front"][0, len(rows) :].any()
 
-    table = zarr.open_array(str(store.path / "episodes"), mode="r+")
-    table[2] = table[2] + np.array([2, -2, 0, 0])
-    moved = EpisodeStore(store.path)
-    assert len(moved[2].valid) == 6
-    assert Windows(moved, length=3).count == Windows(store, length=3).count - 2
+
+def test_ten_million_frames_open_at_once_and_in_little_memory(tmp_path):
+    """A synthetic index of 100,000 episodes; in a process of its own, whose memory is its own."""
+    with EpisodeStore.create(tmp_path / "x.zarr", SPEC, {}) as store:
+        store.append(random_trajectory([99]), [0])
+        table = np.zeros((99_999, 4), np.int64)
+        table[:, 0], table[:, 1] = 100 * np.arange(1, 100_000), 100
+        store.commit({}, table, store.tasks, 100 * 100_000)
+        content = {}
+        for layout in store.layouts:
+            content |= Column(store.files, layout).resized(10_000_000)
+        store.files.write(content)
+    code = """
+import resource, sys, time, zarr
+from worldlab.datasets import EpisodeStore, Windows
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+before, begun = peak(), time.process_time()
+windows = Windows(EpisodeStore(sys.argv[1]))
+opened, used = time.process_time() - begun, peak() - before
+order = windows._order(0)
+print(windows.count, opened, used, peak() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "x.zarr")], capture_output=True, text=True, check=True
+    )
+    count, seconds, megabytes, with_order = map(float, done.stdout.split())
+    assert count == 99 * 100_000
+    assert seconds < 1
+    assert megabytes < 100
+    assert with_order < 100
+
+
+def test_unused_rows_between_episodes_are_never_seen(tmp_path):
+    """Episodes of merged parts do not lie side by side."""
+    stores = [EpisodeStore.create(tmp_path / f"{name}.zarr", SPEC, {}) for name in ("whole", "a", "b")]
+    episodes = random_trajectory([5, 9, 4], seed=3)
+    stores[1].append(episodes.pick([0, 1]), [0, 1])
+    stores[2].append(episodes.pick([2]), [2])
+    merge(stores[0], stores[1:])
+    whole = stores[0]
+    assert whole.starts[2] > whole.starts[1] + whole.lengths[1]
+    for cache_bytes in (0, 1 << 30):
+        windows = Windows(whole, length=3, batch=1, cache_bytes=cache_bytes)
+        assert windows.count == 5 + 9 + 4
+        seen = torch.cat([windows[i].action[:, 0] for i in range(windows.count)])
+        want = torch.cat([e.action[:-1] for e in whole])
+        assert torch.equal(seen[seen[:, 0].argsort()], want[want[:, 0].argsort()])

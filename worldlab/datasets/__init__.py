@@ -1,5 +1,6 @@
 """Episodes on disk, and what is trained from them: the store, random windows, statistics, LeRobot's format."""
 
+from worldlab.datasets.merge import merge as merge
 from worldlab.datasets.stats import statistics as statistics
 from worldlab.datasets.store import EpisodeStore as EpisodeStore
 from worldlab.datasets.windows import Windows as Windows

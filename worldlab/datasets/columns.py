@@ -1,93 +1,138 @@
-"""One array of a store: sharded, compressed without loss, checked."""
+"""One array of a store: reading any rows, and, for the store's only writer, adding some."""
 
-from pathlib import Path
-from typing import Literal
+import json
+from collections.abc import Iterable, Iterator
+from itertools import batched
 
 import numpy as np
-import zarr
 from numpy.typing import NDArray
-from zarr.codecs import BloscCodec, Crc32cCodec
-from zarr.errors import ChunkNotFoundError
 
-from worldlab.errors import UsageError
+from worldlab.datasets.files import Bytes, Content, Files
+from worldlab.datasets.shards import Layout
 
-_CHUNKS_PER_SHARD = 32
+type Wanted = tuple[int, NDArray[np.generic]]
+"""The first row, and where that row and those after it go to."""
+
+_AT_ONCE = 256
+"""Chunks that are fetched together: what a remote store can send at the same time."""
+
+
+class DamageError(Exception):
+    """Rows that cannot be read."""
+
+    def __init__(self, column: str, how: str, rows: tuple[int, int] | None = None) -> None:
+        """`how` completes the sentence "its column ..."; `rows` are the first and last that are lost."""
+        super().__init__(f"its column '{column}' {how}")
+        self.rows = rows
 
 
 class Column:
-    """The committed rows of one array, for reading and, by the store's only writer, for adding to."""
+    """The committed rows of one array."""
 
-    def __init__(self, store: Path, name: str, rows: int, mode: Literal["r", "r+"]) -> None:
-        """Open the array `name` of a store.
+    def __init__(self, files: Files, layout: Layout) -> None:
+        self.files, self.layout = files, layout
+        self._index: dict[int, NDArray[np.int64]] = {}
 
-        Raises:
-            UsageError: it is missing, or has fewer than the committed `rows`.
-        """
-        self.store, self.name = store, name
+    def check(self, rows: int) -> None:
+        """Raise `DamageError` if the array's zarr.json is missing, was changed, or has fewer than `rows` rows."""
         try:
-            # By default Zarr reads zeros where a file is missing, and leaves out files that would hold only zeros.
-            self._array = zarr.open_array(
-                str(store / name), mode=mode, config={"read_missing_chunks": False, "write_empty_chunks": True}
-            )
-        except (FileNotFoundError, ValueError):
-            raise self._damaged("is missing") from None
-        if self._array.shape[0] < rows:
-            raise self._damaged(f"has {self._array.shape[0]} of {rows} rows")
+            metadata = json.loads(self.files.read(f"{self.layout.name}/zarr.json"))
+            have = metadata["shape"][0]
+            changed = metadata != self.layout.metadata(have)
+        except FileNotFoundError:
+            raise DamageError(self.layout.name, "is missing") from None
+        except (ValueError, KeyError, TypeError, IndexError):
+            raise DamageError(self.layout.name, "has a zarr.json that is not readable") from None
+        if changed:
+            raise DamageError(self.layout.name, "has a zarr.json that was changed")
+        if have < rows:
+            raise DamageError(self.layout.name, f"has {have} of {rows} rows")
 
-    @classmethod
-    def create(cls, store: Path, name: str, values: NDArray[np.generic]) -> "Column":
-        """Make the empty array that rows like `values` go to, in place of what an interrupted append may have left.
+    def resized(self, rows: int) -> Content:
+        """The file that says how many rows there are."""
+        return {f"{self.layout.name}/zarr.json": [json.dumps(self.layout.metadata(rows), indent=2).encode()]}
 
-        LZ4 without shuffling is the fastest lossless codec for rendered frames, and about as small as the others;
-        shuffling the bytes of numbers helps.
+    def extended(self, values: NDArray[np.generic], at: int) -> Content:
+        """The files that hold `values` from row `at` on, over whatever an interrupted append left there.
+
+        A shard that already holds committed rows is replaced whole by one that begins with the same bytes.
         """
-        row, chunk = values.shape[1:], _chunk_rows(values)
-        shuffle = "noshuffle" if values.dtype.itemsize == 1 else "shuffle"
-        zarr.open_group(str(store), mode="r+").create_array(
-            name,
-            shape=(0, *row),
-            dtype=values.dtype,
-            chunks=(chunk, *row),
-            shards=(_CHUNKS_PER_SHARD * chunk, *row),
-            filters=None,
-            compressors=[BloscCodec(cname="lz4", clevel=5, shuffle=shuffle), Crc32cCodec()],
-            overwrite=True,
-        )
-        return cls(store, name, 0, "r+")
+        layout, content = self.layout, self.resized(at + len(values))
+        for k, start, stop in layout.split(at, at + len(values), layout.shard):
+            first = start - start % layout.chunk
+            rows = values[start - at : stop - at]
+            if first < start:  # the chunk goes on that committed rows began
+                rows = np.concatenate([self.read(first, start), rows])
+            encoded = (layout.encode(rows[i : i + layout.chunk]) for i in range(0, len(rows), layout.chunk))
+            content[layout.file(k)] = layout.pack([*self._before(k, start), *encoded])
+            self._index.pop(k, None)
+        return content
 
-    def extend(self, values: NDArray[np.generic], at: int) -> None:
-        """Write rows from row `at` on, over whatever an interrupted append left there.
-
-        Zarr replaces each file by an atomic rename, so committed rows in a shard that is rewritten are never at risk.
-        """
-        self._array.resize((at + len(values), *self.shape))
-        self._array[at:] = values
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of one row."""
-        return self._array.shape[1:]
+    def _before(self, k: int, row: int) -> Iterator[Bytes]:
+        """The encoded chunks of shard k that end at or before a row."""
+        count = (row % self.layout.shard) // self.layout.chunk
+        if count:
+            file = self.layout.file(k)
+            table = self._table(k)[:count]
+            yield from self.files.spans([(file, int(a), int(a + size)) for a, size in table])
 
     def read(self, start: int, stop: int) -> NDArray[np.generic]:
-        """Rows start..stop-1.
+        """Rows start..stop-1. Raises `DamageError`."""
+        out = np.empty((stop - start, *self.layout.shape), self.layout.dtype)
+        self.fill([(start, out)])
+        return out
+
+    def fill(self, wanted: Iterable[Wanted]) -> None:
+        """Read rows to where they are wanted.
 
         Raises:
-            UsageError: a chunk is missing, or does not match its checksum.
+            DamageError: a chunk is missing, or does not match its checksum.
         """
-        try:
-            return np.asarray(self._array[start:stop])
-        except (ChunkNotFoundError, ValueError, RuntimeError) as error:
-            raise self._damaged(
-                f"cannot be read at rows {start} to {stop - 1} ({str(error).splitlines()[0]})"
-            ) from error
-
-    def _damaged(self, how: str) -> UsageError:
-        return UsageError(
-            f"'{self.store}' is damaged: its column '{self.name}' {how}; restore it from a copy, or collect again."
+        layout = self.layout
+        pieces = (
+            (chunk, a - chunk * layout.chunk, out[a - start : b - start])
+            for start, out in wanted
+            for chunk, a, b in layout.split(start, start + len(out), layout.chunk)
         )
+        scratch = np.empty((layout.chunk, *layout.shape), layout.dtype)
+        for group in batched(pieces, _AT_ONCE):
+            parts = self.files.spans([self._span(chunk) for chunk, *_ in group])
+            for (chunk, start, out), data in zip(group, parts, strict=True):
+                try:
+                    layout.decode(data, start, out, scratch)
+                except ValueError:
+                    layout.decode(self._fetch_anew(chunk), start, out, scratch)
 
+    def _span(self, chunk: int) -> tuple[str, int, int]:
+        """Where a chunk's bytes are."""
+        shard, place = divmod(chunk, self.layout.shard // self.layout.chunk)
+        offset, size = self._table(shard)[place].tolist()
+        if size < 0:
+            raise self._lost(chunk, "was never written")
+        return self.layout.file(shard), offset, offset + size
 
-def _chunk_rows(values: NDArray[np.generic]) -> int:
-    """Rows of a chunk: about 64 KiB, at least the 16 frames that make random windows of images cheap, at most 4096."""
-    fit = 65536 // max(1, int(np.prod(values.shape[1:])) * values.dtype.itemsize)
-    return min(4096, max(16, 1 << max(fit, 1).bit_length() - 1))
+    def _table(self, shard: int) -> NDArray[np.int64]:
+        """The places of a shard's chunks."""
+        if shard not in self._index:
+            file, rows = self.layout.file(shard), (shard * self.layout.shard, (shard + 1) * self.layout.shard - 1)
+            try:
+                (tail,) = self.files.spans([(file, -self.layout.index_bytes, None)])
+                self._index[shard] = self.layout.index(tail)
+            except FileNotFoundError:
+                raise DamageError(self.layout.name, f"lost its file '{file}'", rows) from None
+            except ValueError as error:
+                raise DamageError(self.layout.name, f"has a file '{file}' whose table {error}", rows) from None
+        return self._index[shard]
+
+    def _fetch_anew(self, chunk: int) -> Bytes:
+        """A chunk that did not match, from a shard that was replaced by a longer one since its table was read."""
+        shard = chunk // (self.layout.shard // self.layout.chunk)
+        known = self._index.pop(shard)
+        if np.array_equal(known, self._table(shard)):
+            raise self._lost(chunk, "does not match its checksum")
+        (data,) = self.files.spans([self._span(chunk)])
+        return data
+
+    def _lost(self, chunk: int, why: str) -> DamageError:
+        rows = (chunk * self.layout.chunk, (chunk + 1) * self.layout.chunk - 1)
+        return DamageError(self.layout.name, f"lost chunk {chunk} (rows {rows[0]} to {rows[1]}), which {why}", rows)

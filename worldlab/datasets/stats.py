@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from worldlab.datasets.store import EpisodeStore
 from worldlab.errors import UsageError
@@ -17,15 +16,10 @@ def statistics(store: EpisodeStore) -> Statistics:
     """
     if not (store.lengths > 1).any():
         raise UsageError(f"'{store.path}' holds no actions to take statistics of; collect episodes first.")
-    stop = int((store.starts + store.lengths).max())
-    seen = torch.zeros(stop, dtype=torch.bool)
-    for start, length in zip(store.starts, store.lengths, strict=True):
-        seen[start : start + length] = True
-    acted = seen.clone()
-    acted[torch.from_numpy(store.starts + np.maximum(store.lengths, 1) - 1)] = False
-
-    def rows(column: str, which: Tensor) -> Moments:
-        return Moments.of(store.read(column, 0, stop)[which])
-
-    privileged = rows("privileged", seen) if "privileged" in store.columns else None
-    return Statistics(rows("state", seen), rows("action", acted), privileged)
+    episodes = np.flatnonzero(store.lengths)
+    acted = torch.ones(int(store.lengths.sum()), dtype=torch.bool)
+    acted[torch.from_numpy(np.cumsum(store.lengths[episodes]) - 1)] = False
+    privileged = Moments.of(store.read("privileged", episodes)) if "privileged" in store.columns else None
+    return Statistics(
+        Moments.of(store.read("state", episodes)), Moments.of(store.read("action", episodes)[acted]), privileged
+    )

@@ -4,64 +4,56 @@
     data.zarr/images/front …    one array per column; all episodes lie one after another along the first axis
     data.zarr/episodes          start, length, seed and instruction number of each episode
 
-An append writes rows first, then the episode table, then zarr.json in one atomic rename: until then the new episodes
-do not exist, and whatever a crash left beyond the committed counts is overwritten by the next append.
+An append writes rows first, then the episode table, then zarr.json in one atomic replacement: until then the new
+episodes do not exist, and whatever a crash left beyond the committed counts is overwritten by the next append.
 """
 
-import fcntl
-import json
-import os
+import secrets
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-import zarr
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from worldlab.datasets.columns import Column
+from worldlab.datasets import header as headers
+from worldlab.datasets import rows
+from worldlab.datasets.columns import Column, DamageError, Wanted
+from worldlab.datasets.files import Content, Lock, files_at
+from worldlab.datasets.header import FORMAT, Header
+from worldlab.datasets.shards import Layout
 from worldlab.errors import UsageError
-from worldlab.runs import Json, to_json
-from worldlab.trajectory import Observation, Spec, Trajectory
+from worldlab.runs import Json
+from worldlab.trajectory import Spec, Trajectory
 
-FORMAT = 1
-"""Version of the layout; a reader refuses stores of a later version."""
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What zarr.json says; replacing it is what commits an append."""
-
-    worldlab_store: int
-    spec: Spec
-    provenance: dict[str, object]
-    episodes: int = 0
-    rows: int = 0
-    tasks: tuple[str, ...] = ()
-    columns: tuple[str, ...] = ()
+_GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
+_TABLE = Layout.of("episodes", np.zeros((0, 4), np.int64))
 
 
 class EpisodeStore:
-    """Episodes on disk, written once and read back equal.
+    """Episodes on disk or on an object store, written once and read back equal.
 
     Opening takes no lock. The first `append` takes the lock of the only writer and keeps it until `close`, the end of a
     `with` block, or the end of the process, however it ends.
     """
 
-    _unlock: "weakref.finalize[[int], EpisodeStore] | None" = None
+    _lock: Lock | None = None
+    _unlock: "weakref.finalize[[], EpisodeStore] | None" = None
 
     def __init__(self, path: str | Path) -> None:
         """Open an existing store.
 
+        Args:
+            path: of its folder, or a URL that fsspec knows ("s3://bucket/data.zarr").
+
         Raises:
-            UsageError: there is none, it is something else, it is damaged, or a later version wrote it.
+            UsageError: there is none, it is something else, it is damaged, or another version wrote it.
         """
-        self.path = Path(path)
+        self.files = files_at(path)
         self._load()
 
     @classmethod
@@ -71,45 +63,65 @@ class EpisodeStore:
         Raises:
             UsageError: something is at `path` already, or it cannot be written.
         """
-        if Path(path).exists():
+        files = files_at(path)
+        if files.exists():
             raise UsageError(f"'{path}' exists already; choose another path, or open it to append to it.")
-        header = _Header(FORMAT, spec, dict(provenance))
         try:
-            zarr.create_group(str(path), attributes=_attributes(header))
+            files.write({f"images/{headers.FILE}": [_GROUP]})
+            headers.write(files, Header(FORMAT, secrets.token_hex(8), spec, dict(provenance)))
         except OSError as error:
-            raise UsageError(f"could not create a store at '{path}': {error.strerror}.") from error
+            raise UsageError(f"could not create a store at '{path}': {error.strerror or error}.") from error
         return cls(path)
 
-    def _load(self, mode: Literal["r", "r+"] = "r") -> None:
+    def _load(self) -> None:
         """See what is committed."""
-        self._header = _read_header(self.path)
-        self._group = zarr.open_group(str(self.path), mode=mode)
-        self._columns = {name: Column(self.path, name, self._header.rows, mode) for name in self._header.columns}
+        self.header = headers.read(self.files)
+        self._columns = {layout.name: Column(self.files, layout) for layout in self.header.columns}
+        self._episodes = Column(self.files, _TABLE)
         self._table = np.zeros((0, 4), np.int64)
-        n = self._header.episodes
-        if n:
-            self._columns["episodes"] = Column(self.path, "episodes", n, mode)
-            self._table = self._columns["episodes"].read(0, n).astype(np.int64)
+        if len(self):
+            try:
+                for column in self._columns.values():
+                    column.check(self.header.rows)
+                self._episodes.check(len(self))
+                self._table = self._episodes.read(0, len(self)).astype(np.int64)
+            except DamageError as damage:
+                raise self._damaged(damage) from None
+
+    @property
+    def path(self) -> str:
+        """Of its folder, or its URL."""
+        return self.files.root
 
     @property
     def spec(self) -> Spec:
         """The contract of the environment that the episodes come from."""
-        return self._header.spec
+        return self.header.spec
 
     @property
     def provenance(self) -> dict[str, object]:
         """What `create` was told of where the episodes come from."""
-        return self._header.provenance
+        return self.header.provenance
 
     @property
     def tasks(self) -> tuple[str, ...]:
         """The different instructions, in order of first appearance."""
-        return self._header.tasks
+        return self.header.tasks
 
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of what is stored for every row; () before the first append."""
-        return self._header.columns
+        return tuple(layout.name for layout in self.header.columns)
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """How each column is stored."""
+        return self.header.columns
+
+    @property
+    def table(self) -> NDArray[np.int64]:
+        """Start, length, seed and instruction number of each episode, (n, 4)."""
+        return self._table
 
     @property
     def starts(self) -> NDArray[np.int64]:
@@ -132,26 +144,42 @@ class EpisodeStore:
         return self._table[:, 3]
 
     def __len__(self) -> int:
-        return self._header.episodes
+        return self.header.episodes
 
     def __getitem__(self, i: int) -> Trajectory:
         """Episode i, leading axes (t,), without padding."""
         if not -len(self) <= i < len(self):
             raise IndexError(f"episode {i} of {len(self)}")
-        start, n = int(self.starts[i]), int(self.lengths[i])
-        rows = {name: self.read(name, start, start + n) for name in self.columns}
-        return trajectory(rows, (self.tasks[int(self.task_index[i])],), torch.ones(n, dtype=torch.bool))
+        columns = {name: self.read(name, [i]) for name in self.columns}
+        valid = torch.ones(int(self.lengths[i]), dtype=torch.bool)
+        return rows.unflatten(columns, (self.tasks[int(self.task_index[i])],), valid)
 
     def __iter__(self) -> Iterator[Trajectory]:
         return (self[i] for i in range(len(self)))
 
-    def read(self, column: str, start: int, stop: int) -> Tensor:
-        """Rows start..stop-1 of one column on the common time axis.
+    def read(self, column: str, episodes: Sequence[int] | NDArray[np.int64]) -> Tensor:
+        """The rows of one column in the given episodes, one after another.
 
         Raises:
             UsageError: the rows are damaged.
         """
-        return torch.from_numpy(self._columns[column].read(start, stop))
+        starts, lengths = self.starts[episodes], self.lengths[episodes]
+        layout = self._columns[column].layout
+        out = np.empty((int(lengths.sum()), *layout.shape), layout.dtype)
+        ends = np.cumsum(lengths)
+        self.fill(column, ((int(s), out[e - n : e]) for s, n, e in zip(starts, lengths, ends, strict=True)))
+        return torch.from_numpy(out)
+
+    def fill(self, column: str, wanted: Iterable[Wanted]) -> None:
+        """Read rows of the common time axis to where they are wanted.
+
+        Raises:
+            UsageError: the rows are damaged.
+        """
+        try:
+            self._columns[column].fill(wanted)
+        except DamageError as damage:
+            raise self._damaged(damage) from None
 
     def append(self, trajectory: Trajectory, seeds: Sequence[int]) -> None:
         """Store each episode of a batch, leading axes (b, t), without its padding: all of them, or none.
@@ -163,40 +191,55 @@ class EpisodeStore:
         Raises:
             UsageError: its columns are not the store's, another writer is at work, or the disk is full.
         """
-        columns = _flatten(trajectory)
+        columns = rows.flatten(trajectory)
         lengths = trajectory.length.numpy().astype(np.int64)
         if len(seeds) != len(lengths):
             raise UsageError(f"{len(lengths)} episodes need as many seeds; {len(seeds)} were given.")
-        self._lock()
-        _check(columns, self.spec)
+        self.become_writer()
+        rows.check(columns, self.spec)
         if len(self):
             self._check_layout(columns)
         tasks = tuple(dict.fromkeys((*self.tasks, *trajectory.obs.task)))
-        start = self._header.rows + np.cumsum(lengths) - lengths
+        start = self.header.rows + np.cumsum(lengths) - lengths
         task = [tasks.index(t) for t in trajectory.obs.task]
         table = np.stack([start, lengths, np.asarray(seeds, np.int64), np.asarray(task, np.int64)], axis=1)
-        header = replace(
-            self._header,
-            episodes=len(self) + len(lengths),
-            rows=self._header.rows + int(lengths.sum()),
-            tasks=tasks,
-            columns=tuple(columns),
-        )
-        try:
-            for name, column in columns.items():
-                self._extend(name, column[trajectory.valid].numpy(), self._header.rows)
-            self._extend("episodes", table, len(self))
-            self._group.update_attributes(_attributes(header))
-        except OSError as error:
-            raise UsageError(
-                f"could not write to '{self.path}': {error.strerror}; its {len(self)} earlier episodes are intact."
-            ) from error
-        self._header, self._table = header, np.concatenate([self._table, table])
+        values = {name: x.numpy() for name, x in rows.real_rows(columns, trajectory.valid).items()}
+        with self.writing():
+            if not len(self):
+                self.define([Layout.of(name, x) for name, x in values.items()])
+            content: Content = {}
+            for name, x in values.items():
+                content |= self._columns[name].extended(x, self.header.rows)
+            self.commit(content, table, tasks, self.header.rows + int(lengths.sum()))
 
-    def _extend(self, name: str, values: NDArray[np.generic], at: int) -> None:
-        if len(self) == 0:
-            self._columns[name] = Column.create(self.path, name, values)
-        self._columns[name].extend(values, at)
+    def define(self, layouts: Sequence[Layout]) -> Mapping[str, Column]:
+        """Say what columns there are, before the first commit."""
+        self._columns = {layout.name: Column(self.files, layout) for layout in layouts}
+        return self._columns
+
+    def commit(
+        self, content: Content, table: NDArray[np.int64], tasks: tuple[str, ...], end: int, merged: tuple[str, ...] = ()
+    ) -> None:
+        """Write files and then the header, from when on the episodes exist.
+
+        Args:
+            content: of the files of columns that the episodes need.
+            table: start, length, seed and instruction number of each episode.
+            tasks: all instructions.
+            end: where on the time axis the next append begins.
+            merged: ids of the stores that the episodes come from.
+        """
+        self.files.write(content | self._episodes.extended(table, len(self)))
+        header = replace(
+            self.header,
+            columns=tuple(column.layout for column in self._columns.values()),
+            episodes=len(self) + len(table),
+            rows=end,
+            tasks=tasks,
+            merged=(*self.header.merged, *merged),
+        )
+        headers.write(self.files, header)
+        self.header, self._table = header, np.concatenate([self._table, table])
 
     def _check_layout(self, columns: Mapping[str, Tensor]) -> None:
         """Refuse episodes with other columns than those stored, naming the first difference."""
@@ -205,33 +248,24 @@ class EpisodeStore:
                 raise UsageError(f"the episodes have no column '{name}', which '{self.path}' has.")
             if name not in self.columns:
                 raise UsageError(f"the episodes have a column '{name}', which '{self.path}' has not.")
-            have, want = columns[name].shape[2:], self._columns[name].shape
+            have, want = columns[name].shape[2:], self._columns[name].layout.shape
             if tuple(have) != tuple(want):
                 raise UsageError(f"column '{name}' has shape {tuple(have)} a row; '{self.path}' has {tuple(want)}.")
 
-    def _lock(self) -> None:
-        """Become the only writer, and see what the last one committed."""
-        if self._unlock is not None:
+    def become_writer(self) -> None:
+        """Become the only writer, and see what the last one committed; or say that we are still alive."""
+        if self._lock is not None:
+            self._lock.renew()
             return
-        # A lock on the folder itself: it needs no file, and the kernel drops it with the process.
-        handle = os.open(self.path, os.O_RDONLY)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            raise UsageError(
-                f"'{self.path}' is being written by another writer; wait for it, or write to another store."
-            ) from None
-        self._unlock = weakref.finalize(self, os.close, handle)
-        for left_by_a_crash in self.path.rglob("*.partial"):
-            left_by_a_crash.unlink()
-        self._load("r+")
+        self._lock = self.files.lock()
+        self._unlock = weakref.finalize(self, self._lock.release)
+        self._load()
 
     def close(self) -> None:
         """Let another writer write. The store can still be read."""
         if self._unlock is not None:
             self._unlock()
-            self._unlock = None
+            self._lock = self._unlock = None
 
     def __enter__(self) -> "EpisodeStore":
         return self
@@ -239,77 +273,27 @@ class EpisodeStore:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _damaged(self, damage: DamageError) -> UsageError:
+        """What is lost, with the episodes it belongs to."""
+        whose = ""
+        if damage.rows is not None:
+            first, last = damage.rows
+            hit = np.flatnonzero((self.starts <= last) & (self.starts + self.lengths > first))
+            if len(hit):
+                whose = f"; hit: episode {hit[0]}" if len(hit) == 1 else f"; hit: episodes {hit[0]} to {hit[-1]}"
+        return UsageError(
+            f"'{self.path}' is damaged: {damage}{whose}. Restore it from a copy, or collect those episodes again."
+        )
 
-def _attributes(header: _Header) -> dict[str, Json]:
-    attributes = to_json(asdict(header))
-    assert isinstance(attributes, dict)
-    return attributes
-
-
-def _read_header(path: Path) -> _Header:
-    """The committed state of the store at `path`."""
-    if not path.exists():
-        raise UsageError(f"no episode store at '{path}': the path does not exist.")
-    file = path / "zarr.json"
-    foreign = UsageError(f"'{path}' is not an episode store; `worldlab collect` or `worldlab import` makes one.")
-    if not file.is_file():
-        raise foreign
-    try:
-        attributes = json.loads(file.read_text(encoding="utf-8")).get("attributes", {})
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
-        raise UsageError(f"'{path}' is damaged: its zarr.json is not readable; restore it from a copy.") from None
-    version = attributes.get("worldlab_store")
-    if not isinstance(version, int):
-        raise foreign
-    if version > FORMAT:
-        raise UsageError(f"'{path}' has store format {version}, and this worldlab reads up to {FORMAT}: upgrade it.")
-    try:
-        return TypeAdapter(_Header).validate_python(attributes)
-    except ValidationError as error:
-        what = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise UsageError(f"'{path}' is damaged: '{what}' in its zarr.json is not valid; restore it.") from None
-
-
-def _flatten(t: Trajectory) -> dict[str, Tensor]:
-    """The columns of a trajectory by name."""
-    columns = {f"images/{name}": image for name, image in t.obs.images.items()}
-    columns |= {"state": t.obs.state, "action": t.action, "reward": t.reward}
-    columns |= {"terminated": t.terminated, "success": t.success}
-    if t.physics is not None:
-        columns["physics"] = t.physics
-    if t.privileged is not None:
-        columns["privileged"] = t.privileged
-    return columns
-
-
-def trajectory(columns: Mapping[str, Tensor], task: tuple[str, ...], valid: Tensor) -> Trajectory:
-    """The inverse of naming the columns of a trajectory; `valid` has its leading axes."""
-    images = {name.removeprefix("images/"): x for name, x in columns.items() if name.startswith("images/")}
-    return Trajectory(
-        obs=Observation(images, columns["state"], task),
-        action=columns["action"],
-        reward=columns["reward"],
-        terminated=columns["terminated"],
-        success=columns["success"],
-        valid=valid,
-        physics=columns.get("physics"),
-        privileged=columns.get("privileged"),
-    )
-
-
-def _check(columns: Mapping[str, Tensor], spec: Spec) -> None:
-    """Refuse episodes that are not of this Spec, naming the first difference."""
-    expected = {f"images/{name}": (*size, 3) for name, size in spec.cameras.items()}
-    expected |= {"state": (len(spec.state),), "action": (len(spec.action),)}
-    if spec.privileged:
-        expected["privileged"] = (len(spec.privileged),)
-    for name, shape in expected.items():
-        if name not in columns:
-            raise UsageError(f"the episodes have no '{name}', which the store's Spec names.")
-        if tuple(columns[name].shape[2:]) != shape:
+    @contextmanager
+    def writing(self) -> Generator[None]:
+        """Turn what can go wrong with files into one sentence."""
+        try:
+            yield
+        except DamageError as damage:
+            raise self._damaged(damage) from None
+        except OSError as error:
             raise UsageError(
-                f"'{name}' has shape {tuple(columns[name].shape[2:])} a row; the store's Spec says {shape}."
-            )
-    for name in columns:
-        if name.startswith("images/") and name not in expected:
-            raise UsageError(f"the episodes have '{name}', which the store's Spec does not name.")
+                f"could not write to '{self.path}': {error.strerror or error}; its {len(self)} earlier episodes are "
+                "intact."
+            ) from error

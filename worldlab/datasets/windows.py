@@ -1,6 +1,5 @@
 """Random windows of stored episodes, for training."""
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,17 +7,22 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from worldlab.datasets.store import EpisodeStore, trajectory
+from worldlab.datasets import rows
+from worldlab.datasets.store import EpisodeStore
 from worldlab.errors import UsageError
 from worldlab.seeding import generator
 from worldlab.trajectory import Trajectory
+
+_EVENTS = ("reward", "terminated", "success")
+"""Columns about what happened after a row, up to the next row of the window."""
 
 
 class Windows:
     """Shuffled batches of windows; batch i is a pure function of (seed, i), so a training run can resume anywhere.
 
     Every row that has an action starts one window (with `pad=False`, only where a whole window follows). Batches go
-    through all windows in a random order, then through all of them in another.
+    through all windows in a random order, then through all of them in another. Images are decoded as they are needed;
+    columns of numbers are decoded once.
     """
 
     def __init__(
@@ -28,9 +32,10 @@ class Windows:
         batch: int = 32,
         seed: int = 0,
         observed: int | None = None,
+        stride: int = 1,
         pad: bool = True,
         episodes: Sequence[int] | None = None,
-        cache_bytes: int = 6 << 30,
+        cache_bytes: int = 1 << 30,
     ) -> None:
         """Index the windows; rows are read when the first batch is asked for.
 
@@ -41,30 +46,36 @@ class Windows:
             seed: of the order.
             observed: load images and state for this many first rows only. The rest of the window is then about
                 actions, so an episode's last row, which has none, counts as padding.
+            stride: control steps from one row of a window to the next. The actions between are left out, as a policy
+                that acts less often would; rewards are summed, and success or an end between counts.
             pad: let windows run past the end of their episode; such rows are zero and not `valid`.
             episodes: which episodes to use; None uses all.
-            cache_bytes: decode a column once and keep it in memory while all that is kept stays below this many bytes.
+            cache_bytes: keep columns in memory, those with the shortest rows first, while all of them stay below it.
 
         Raises:
             UsageError: a size is not positive, an episode does not exist, or there is no window.
         """
         observed = length if observed is None else observed
-        if not (length > 0 and batch > 0 and 0 < observed <= length):
-            raise UsageError(f"windows need 0 < observed <= length and 0 < batch; got {observed}, {length}, {batch}.")
+        if not (length > 0 and batch > 0 and stride > 0 and 0 < observed <= length):
+            raise UsageError(
+                f"windows need 0 < observed <= length, 0 < batch and 0 < stride; got {observed}, {length}, {batch} "
+                f"and {stride}."
+            )
         chosen = np.arange(len(store)) if episodes is None else np.asarray(episodes, np.int64)
         if len(chosen) and (chosen.min() < 0 or chosen.max() >= len(store)):
             raise UsageError(f"episodes {chosen.min()} to {chosen.max()} were asked for; there are {len(store)}.")
-        self.store, self.length, self.batch, self.seed, self.observed = store, length, batch, seed, observed
-        self._start, self._task = store.starts[chosen], store.task_index[chosen]
-        rows = store.lengths[chosen]
-        self._rows = rows if observed == length else rows - 1
-        self._ends = np.cumsum(
-            np.maximum(0, np.minimum(rows - 1, math.inf if pad else self._rows - length + 1)), dtype=int
-        )
+        self.store, self.length, self.batch, self.seed = store, length, batch, seed
+        self.observed, self.stride = observed, stride
+        self._episodes = chosen
+        lengths = store.lengths[chosen]
+        self._packed = np.cumsum(lengths) - lengths  # where each episode begins in a cached column
+        self._rows = lengths if observed == length else lengths - 1
+        first = lengths - 1 if pad else np.minimum(lengths - 1, self._rows - (length - 1) * stride)
+        self._ends = np.cumsum(np.maximum(0, first))
         if self.count == 0:
-            kind = "any action" if pad else f"{length} rows"
+            kind = "any action" if pad else f"{(length - 1) * stride + 1} rows"
             raise UsageError(f"'{store.path}' has no window: none of the {len(chosen)} episodes used holds {kind}.")
-        self._cache_bytes = cache_bytes
+        self._cached = self._affordable(cache_bytes)
         self._cache: dict[str, Tensor] = {}
         self._epoch = (-1, np.zeros(0, np.int32))
 
@@ -86,14 +97,12 @@ class Windows:
         epoch, position = drawn // self.count, drawn % self.count
         window = np.concatenate([self._order(int(e))[position[epoch == e]] for e in np.unique(epoch)])
         episode = np.searchsorted(self._ends, window, side="right")
-        t = window - np.where(episode > 0, self._ends[episode - 1], 0)
-        offset = np.arange(self.length)
-        left = (self._rows[episode] - t)[:, None]
-        valid = offset < left
-        rows = (self._start[episode] + t)[:, None] + np.minimum(offset, left - 1)
-        columns = {name: self._gather(name, rows, valid) for name in self.store.columns}
-        tasks = tuple(self.store.tasks[i] for i in self._task[episode])
-        return trajectory(columns, tasks, torch.from_numpy(valid))
+        t = window.astype(np.int64) - np.where(episode > 0, self._ends[episode - 1], 0)
+        left = self._rows[episode] - t  # rows of the episode from the window's first on
+        columns = {name: self._gather(name, episode, t, left) for name in self.store.columns}
+        tasks = tuple(self.store.tasks[i] for i in self.store.task_index[self._episodes[episode]])
+        valid = np.arange(self.length) * self.stride < left[:, None]
+        return rows.unflatten(columns, tasks, torch.from_numpy(valid))
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
         """The order in which an epoch goes through the windows."""
@@ -102,29 +111,54 @@ class Windows:
             self._epoch = (epoch, order.numpy())
         return self._epoch[1]
 
-    def _gather(self, column: str, rows: NDArray[np.int64], valid: NDArray[np.bool_]) -> Tensor:
-        """The rows (b, length) of a column, zero where they are not valid."""
-        if column == "state" or column.startswith("images/"):
-            rows, valid = rows[:, : self.observed], valid[:, : self.observed]
-        whole = self._whole(column)
-        if whole is None:
-            x = torch.stack([self._window(column, window) for window in rows])
-        else:
-            x = whole.index_select(0, torch.from_numpy(rows.ravel())).unflatten(0, rows.shape)
-        if not valid.all():
-            x[torch.from_numpy(~valid)] = 0
-        return x
+    def _gather(self, column: str, episode: NDArray[np.int64], t: NDArray[np.int64], left: NDArray[np.int64]) -> Tensor:
+        """The windows (b, length) of a column, zero where they run past their episode."""
+        if column in _EVENTS and self.stride > 1:
+            steps = self._read(column, episode, t, left, np.arange(self.length * self.stride))
+            steps = steps.unflatten(1, (self.length, self.stride))
+            return steps.any(2) if steps.dtype == torch.bool else steps.sum(2)
+        seen = self.observed if column == "state" or column.startswith("images/") else self.length
+        return self._read(column, episode, t, left, np.arange(seen) * self.stride)
 
-    def _window(self, column: str, rows: NDArray[np.int64]) -> Tensor:
-        first = int(rows[0])
-        return self.store.read(column, first, int(rows[-1]) + 1)[torch.from_numpy(rows - first)]
+    def _read(
+        self,
+        column: str,
+        episode: NDArray[np.int64],
+        t: NDArray[np.int64],
+        left: NDArray[np.int64],
+        offset: NDArray[np.int64],
+    ) -> Tensor:
+        """Rows t + offset of each episode: (b, len(offset)), zero from `left` on."""
+        valid = offset < left[:, None]
+        if column in self._cached:
+            place = (self._packed[episode] + t)[:, None] + np.minimum(offset, left[:, None] - 1)
+            x = self._whole(column).index_select(0, torch.from_numpy(place.ravel())).unflatten(0, place.shape)
+            if not valid.all():
+                x[torch.from_numpy(~valid)] = 0
+            return x
+        layout = next(layout for layout in self.store.layouts if layout.name == column)
+        out = np.empty((*valid.shape, *layout.shape), layout.dtype)
+        starts = self.store.starts[self._episodes[episode]] + t
+        wanted = [
+            (int(start) + int(offset[j]), out[i, j : j + (n if self.stride == 1 else 1)])
+            for i, (start, n) in enumerate(zip(starts, valid.sum(1).tolist(), strict=True))
+            for j in range(0, n, n if self.stride == 1 else 1)
+        ]
+        out[~valid] = 0
+        self.store.fill(column, wanted)
+        return torch.from_numpy(out)
 
-    def _whole(self, column: str) -> Tensor | None:
-        """The column in memory, if it fits there."""
+    def _affordable(self, budget: int) -> set[str]:
+        """The columns that are kept in memory."""
+        cached = set[str]()
+        for layout in sorted(self.store.layouts, key=lambda layout: layout.row_bytes):
+            budget -= layout.row_bytes * int(self.store.lengths[self._episodes].sum())
+            if budget >= 0:
+                cached.add(layout.name)
+        return cached
+
+    def _whole(self, column: str) -> Tensor:
+        """A cached column: the rows of the chosen episodes one after another."""
         if column not in self._cache:
-            stop = int((self.store.starts + self.store.lengths).max())
-            size = stop * self.store.read(column, 0, 1).nbytes
-            if size + sum(x.nbytes for x in self._cache.values()) > self._cache_bytes:
-                return None
-            self._cache[column] = self.store.read(column, 0, stop)
+            self._cache[column] = self.store.read(column, self._episodes)
         return self._cache[column]
