@@ -63,8 +63,8 @@ class Collect(Verb):
     """Environment id: worldlab/Reach-v0, dm_control/cartpole-swingup-v0, or any of Gymnasium's."""
     episodes: int
     """Episodes to keep."""
-    out: Path
-    """The store, for example data/reach.zarr."""
+    out: str
+    """The store, for example data/reach.zarr or s3://bucket/reach.zarr."""
     policy: str = "expert"
     """expert, random, a run folder, or lerobot:DIR."""
     noise: float = 0.0
@@ -75,22 +75,23 @@ class Collect(Verb):
     """Height and width of the camera images in pixels."""
     n: int = 32
     """Environments in lockstep; the episodes do not depend on it."""
+    workers: int = 0
+    """Processes; 0 is one per core where that pays. The episodes do not depend on it."""
 
     @override
     def run(self) -> "Outcome":
+        from worldlab.collection import Recipe
         from worldlab.workbench import collect
 
-        return collect(
-            self.env,
-            self.episodes,
-            self.out,
+        recipe = Recipe(
+            env=self.env,
             policy=self.policy,
             noise=self.noise,
             keep_failures=self.keep_failures,
             size=self.size,
             n=self.n,
-            seed=self.seed,
         )
+        return collect(recipe, self.episodes, self.out, workers=self.workers, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +100,7 @@ class Train(Verb):
 
     preset: Positional[str]
     """MODEL-TASK: flow-reach, tokens-lift, state-push."""
-    data: Path
+    data: str
     """The store to train on."""
     out: Path
     """The run folder to make."""
@@ -187,7 +188,7 @@ class Imagine(Verb):
 
     model: Positional[Path]
     """A run folder that holds a world model."""
-    data: Path
+    data: str
     """The store whose held-out episodes are branched."""
     horizon: int = 20
     """Control steps to imagine."""

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from worldlab import datasets, dynamics, envs, lerobot_programs, workbench
 from worldlab import eval as evaluation
+from worldlab.collection import Recipe
 from worldlab.demo_report import HORIZON, Findings, Shot, write
 from worldlab.eval.counterfactual import CounterfactualResult
 from worldlab.runs import Json, Run, provenance, write_atomically
@@ -57,7 +58,7 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
     stages = _Stages(found.seconds)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         with stages.stage("Collect demonstrations of the expert"):
-            reach = workbench.collect(REACH, 2000, out / "reach.zarr", noise=1.0, seed=seed)
+            reach = workbench.collect(Recipe(env=REACH, noise=1.0), 2000, out / "reach.zarr", seed=seed)
             found.demonstrations = dict(reach.values)
         with stages.stage("Train two policies side by side: flow matching and action tokens"):
             jobs = {name: pool.submit(_train, name, out, 4 * minutes, seed, device) for name in HEADS}
@@ -123,7 +124,7 @@ def _evaluate(found: Findings, pool: ProcessPoolExecutor, out: Path, seed: int, 
 def _dream(out: Path, minutes: float, seed: int, device: Device) -> tuple[dict[str, Json], CounterfactualResult]:
     """Collect pushes, train a world model on them, and hold its counterfactuals against the simulator."""
     for noise in (0.5, 1.0, 1.5, 2.0):
-        workbench.collect(PUSH, 96, out / "push.zarr", noise=noise, keep_failures=True, seed=seed)
+        workbench.collect(Recipe(env=PUSH, noise=noise, keep_failures=True), 96, out / "push.zarr", seed=seed)
     trained = workbench.train(
         "state-push", out / "push.zarr", out / "world-model", minutes=minutes, seed=seed, device=device
     )

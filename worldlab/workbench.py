@@ -14,24 +14,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worldlab import datasets, dynamics, envs
+from worldlab import collection, datasets, dynamics, envs
 from worldlab import eval as evaluation
-from worldlab.envs.labels import ExpertLabels
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
-from worldlab.rollout import rollout
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.seeding import key
 from worldlab.training import Device, fit, pick_device
-from worldlab.trajectory import Spec, Trajectory
+from worldlab.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from worldlab.policies import VLA
     from worldlab.presets import TrainConfig
-
-COLLECT_SEED = 1_000_000
-"""Collecting starts here, so that the small seeds of evaluation are unseen."""
 
 
 @dataclass(frozen=True)
@@ -64,54 +59,20 @@ def progress_bar(description: str, total: int) -> Generator[Bar]:
         yield Bar(progress, description, total)
 
 
-def open_store(path: Path, spec: Spec, about: Mapping[str, Json]) -> datasets.EpisodeStore:
-    """The store at `path`, made if there is none; appending checks that the episodes are of the same kind."""
-    if path.exists():
-        store = datasets.EpisodeStore(path)
-        store.spec.check(spec, ("store", "environment"))
-        return store
-    return datasets.EpisodeStore.create(path, spec, dict(about))
-
-
-def collect(
-    env: str,
-    episodes: int,
-    out: Path,
-    *,
-    policy: str = "expert",
-    noise: float = 0.0,
-    keep_failures: bool = False,
-    size: int = 64,
-    n: int = 32,
-    seed: int = 0,
-) -> Outcome:
+def collect(recipe: collection.Recipe, episodes: int, out: str | Path, *, workers: int = 0, seed: int = 0) -> Outcome:
     """Record episodes; see `worldlab collect --help`."""
-    world = envs.make(env, n=n, size=size)
-    expert = policy == "expert"
-    if isinstance(world, MujocoVectorEnv):
-        actor = world.expert(noise=noise) if expert else meet(policy, world, "auto")
-        world = ExpertLabels(world)
-    else:
-        actor = meet(policy, world, "auto")
-    about = {"env": env, "size": size, **provenance(seed)}
-    store = open_store(out, world.contract, about)
-    start = max([COLLECT_SEED * (seed + 1) - 1, *store.seeds]) + 1
-    before, tried, kept = len(store), 0, 0
-    with progress_bar(f"collecting {env}", episodes) as bar:
-        while kept < episodes:
-            seeds = list(range(start + tried, start + tried + n))
-            wave = rollout(actor, world, seeds[0])
-            tried += n
-            good = range(n) if keep_failures or not expert else torch.nonzero(wave.succeeded)[:, 0].tolist()
-            chosen = list(good)[: episodes - kept]
-            if chosen:
-                store.append(wave.pick(chosen), [seeds[i] for i in chosen])
-            kept += len(chosen)
-            bar.at(kept, f"{kept / tried:.0%} kept")
-            if tried >= 20 * n and kept == 0:
-                raise UsageError(f"none of {tried} episodes of {env} succeeded; keep them with --keep-failures.")
-    line = f"{kept} episodes of {env} collected ({tried} tried), {len(store)} in all: {out}"
-    return Outcome(line, {"episodes": kept, "tried": tried, "total": before + kept, "store": str(out), "env": env})
+    with progress_bar(f"collecting {recipe.env}", episodes) as bar:
+        store, kept, tried = collection.collect(
+            recipe,
+            str(out),
+            episodes,
+            seed,
+            workers,
+            on_wave=lambda kept, tried: bar.at(kept, f"{kept / tried:.0%} kept"),
+        )
+    line = f"{kept} episodes of {recipe.env} collected ({tried} tried), {len(store)} in all: {out}"
+    values = {"episodes": kept, "tried": tried, "total": len(store), "store": str(out), "env": recipe.env}
+    return Outcome(line, values)
 
 
 def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None, seed: int) -> "TrainConfig":
@@ -135,7 +96,7 @@ def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int)
 
 def train(
     name: str,
-    data: Path,
+    data: str | Path,
     out: Path,
     *,
     steps: int | None = None,
@@ -292,7 +253,7 @@ def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
 
 def imagine(
     path: Path,
-    data: Path,
+    data: str | Path,
     *,
     horizon: int = 20,
     branches: int = 8,

@@ -1,0 +1,200 @@
+"""Recording episodes into a store, in several processes at once; the episodes do not depend on how many.
+
+Episodes are rolled out in waves of n consecutive seeds. Each process writes a part of its own beside the store
+("data.zarr.part0" …); at the end the parts are merged into the store, their episodes in the order of the seeds. What an
+interrupted collection leaves in parts is merged by the next one.
+"""
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import count, islice, takewhile
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+
+import torch
+
+from worldlab import datasets, envs
+from worldlab.datasets.files import files_at
+from worldlab.envs.labels import ExpertLabels
+from worldlab.envs.mujoco_env import MujocoVectorEnv
+from worldlab.errors import UsageError
+from worldlab.protocols import Environment, Policy
+from worldlab.rollout import rollout
+from worldlab.runs import Json, provenance
+from worldlab.training import pick_device
+from worldlab.trajectory import Spec
+
+_FIRST_SEED = 1_000_000
+"""Collecting starts here, so that the small seeds of evaluation are unseen."""
+
+_HOPELESS = 20
+"""Waves without a single success after which to give up."""
+
+_WORTH_A_PROCESS = 8
+"""Waves; a process takes some seconds to start."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What to record."""
+
+    env: str
+    """Environment id."""
+    policy: str = "expert"
+    """expert, random, a run folder, or lerobot:DIR."""
+    noise: float = 0.0
+    """Disturbs the expert, from 0 to 1."""
+    keep_failures: bool = False
+    """Keep the expert's failed episodes too."""
+    size: int = 64
+    """Height and width of the camera images in pixels."""
+    n: int = 32
+    """Environments in lockstep."""
+
+    def world(self, n: int, threads: int) -> Environment:
+        """The environments, whose physics runs on so many threads (0: one per core)."""
+        world = envs.make(self.env, n=n, size=self.size, threads=threads)
+        return ExpertLabels(world) if self.policy == "expert" and isinstance(world, MujocoVectorEnv) else world
+
+    def actor(self, world: Environment) -> Policy:
+        """The policy for these environments."""
+        if isinstance(world, ExpertLabels):
+            return world.env.expert(noise=self.noise)
+        from worldlab import policies
+
+        return policies.load(self.policy, device=str(pick_device("auto")), env=world)
+
+
+class Recorder:
+    """Rolls out waves into a part."""
+
+    def __init__(self, recipe: Recipe, part: str, about: dict[str, Json], threads: int) -> None:
+        self._recipe = recipe
+        self._world = recipe.world(recipe.n, threads)
+        self._actor = recipe.actor(self._world)
+        self._store = datasets.EpisodeStore.create(part, self._world.contract, about)
+
+    def record(self, first: int) -> int:
+        """Roll out the wave that begins with this seed, and keep what is worth it: how many episodes."""
+        wave = rollout(self._actor, self._world, first)
+        filtering = self._recipe.policy == "expert" and not self._recipe.keep_failures
+        good = torch.nonzero(wave.succeeded)[:, 0].tolist() if filtering else list(range(self._recipe.n))
+        if good:
+            self._store.append(wave.pick(good), [first + i for i in good])
+        return len(good)
+
+    def close(self) -> None:
+        """Leave the part to others."""
+        self._store.close()
+
+
+def collect(
+    recipe: Recipe,
+    out: str,
+    episodes: int,
+    seed: int = 0,
+    workers: int = 0,
+    on_wave: Callable[[int, int], None] | None = None,
+) -> tuple[datasets.EpisodeStore, int, int]:
+    """Add episodes to a store, which is made if there is none.
+
+    Args:
+        recipe: what to record.
+        out: the store's path or URL.
+        episodes: how many to keep.
+        seed: of the collection; another one records other episodes.
+        workers: processes; 0 is one per core where there is enough to do.
+        on_wave: told how many episodes were kept and tried so far.
+
+    Returns:
+        The store, and how many episodes were kept and tried.
+
+    Raises:
+        UsageError: the store holds episodes of another kind, or none of the first twenty waves succeeded.
+    """
+    about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, **provenance(seed)}
+    store = _open(out, recipe.world(1, 1).contract, about)
+    _merge(store)
+    first = max([_FIRST_SEED * (seed + 1) - 1, *store.seeds.tolist()]) + 1
+    processes = workers or max(1, min(os.cpu_count() or 1, math.ceil(episodes / recipe.n / _WORTH_A_PROCESS)))
+    seeds = count(first, recipe.n)
+    kept = tried = 0
+    try:
+        with closing(_waves(recipe, store.path, about, seeds, processes)) as waves:
+            for good in waves:
+                kept, tried = min(kept + good, episodes), tried + recipe.n
+                if on_wave is not None:
+                    on_wave(kept, tried)
+                if kept == episodes:
+                    break
+                if kept == 0 and tried >= _HOPELESS * recipe.n:
+                    raise UsageError(
+                        f"none of {tried} episodes of {recipe.env} succeeded; keep them with --keep-failures."
+                    )
+    finally:
+        _merge(store, most=episodes)
+    return store, kept, tried
+
+
+def _open(out: str, spec: Spec, about: dict[str, Json]) -> datasets.EpisodeStore:
+    """The store that is there, if it is of the same kind, or a new one."""
+    if not files_at(out).exists():
+        return datasets.EpisodeStore.create(out, spec, about)
+    store = datasets.EpisodeStore(out)
+    store.spec.check(spec, ("store", "environment"))
+    return store
+
+
+def _part(store: str, i: int) -> str:
+    return f"{store.rstrip('/')}.part{i}"
+
+
+def _merge(store: datasets.EpisodeStore, most: int | None = None) -> None:
+    """Move the episodes of all parts into the store: those of the smallest seeds, in their order."""
+    paths = (_part(store.path, i) for i in count())
+    parts = [datasets.EpisodeStore(path) for path in takewhile(lambda path: files_at(path).exists(), paths)]
+    found = sorted((seed, i, k) for i, part in enumerate(parts) for k, seed in enumerate(part.seeds.tolist()))
+    datasets.merge(store, parts, [(i, k) for _, i, k in found[:most]])
+    store.close()
+
+
+def _waves(recipe: Recipe, path: str, about: dict[str, Json], seeds: Iterator[int], processes: int) -> Generator[int]:
+    """Record waves into parts without end: how many episodes of each were worth keeping, in the order of the seeds."""
+    if processes == 1:
+        with closing(Recorder(recipe, _part(path, 0), about, threads=0)) as recorder:
+            yield from map(recorder.record, seeds)
+    context = get_context("spawn")
+    parts = context.SimpleQueue()
+    for i in range(processes):
+        parts.put(_part(path, i))
+    pool = ProcessPoolExecutor(processes, context, _begin, (recipe, parts, about))
+    try:
+        running = deque(pool.submit(_record, first) for first in islice(seeds, processes))
+        for first in seeds:
+            running.append(pool.submit(_record, first))
+            yield running.popleft().result()
+    except BrokenProcessPool:
+        raise UsageError(
+            "a collecting process died; what it recorded is kept, so run the same command again."
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin(recipe: Recipe, parts: "SimpleQueue[str]", about: dict[str, Json]) -> None:
+    """Set up a process of the pool."""
+    torch.set_num_threads(1)
+    _of_this_process.append(Recorder(recipe, parts.get(), about, threads=1))
+
+
+def _record(first: int) -> int:
+    return _of_this_process[0].record(first)
+
+
+_of_this_process: list[Recorder] = []
