@@ -90,12 +90,12 @@ def export_dataset(
     try:
         _begin(work, plan)
         parts = [work / f"part-{k:06d}" for k in range(len(plan.parts))]
-        missing = [(part, chosen) for part, chosen in zip(parts, plan.parts, strict=True) if not part.exists()]
+        missing = [(folder, chosen) for folder, chosen in zip(parts, plan.parts, strict=True) if not folder.exists()]
         done = len(plan.episodes) - sum(len(chosen) for _, chosen in missing)
         with quiet(), Progress(console=Console(stderr=True), disable=not show) as progress:
             bar = progress.add_task("exporting", total=len(plan.episodes), completed=done)
-            for part, chosen in missing:
-                for _ in _write_part(store, plan, chosen, part):
+            for folder, chosen in missing:
+                for _ in _write_part(store, plan, chosen, folder):
                     progress.advance(bar)
         _merge(parts, work / "merged")
         (work / "merged").rename(out)
