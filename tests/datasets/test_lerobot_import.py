@@ -166,6 +166,59 @@ def test_units_follow_the_robot(pictures, arm_store, tmp_path):
     assert torch.equal(store[1].obs.state[:-1], arm_store[1].obs.state[:-1])
 
 
+@pytest.fixture(scope="module")
+def older(arm_store, tmp_path_factory):
+    """The store in format v2.1: a file for each episode and camera, and JSON lines of metadata."""
+    import pandas
+
+    work = tmp_path_factory.mktemp("older")
+    root, lines, frames = work / "set", {"tasks": [], "episodes": [], "episodes_stats": []}, 0
+    for i, episode in enumerate(arm_store):
+        one = export_dataset(arm_store, work / str(i), episodes=[i], show=False)
+        data = pandas.read_parquet(one / "data/chunk-000/file-000.parquet")
+        data = data.assign(episode_index=i, index=data["index"] + frames, task_index=i)
+        frames += len(data)
+        (root / "data/chunk-000").mkdir(parents=True, exist_ok=True)
+        data.to_parquet(root / f"data/chunk-000/episode_{i:06d}.parquet")
+        for camera in ARM.cameras:
+            film = root / f"videos/chunk-000/observation.images.{camera}/episode_{i:06d}.mp4"
+            film.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(one / f"videos/observation.images.{camera}/chunk-000/file-000.mp4", film)
+        task = episode.obs.task[0]
+        lines["tasks"].append({"task_index": i, "task": task})
+        lines["episodes"].append({"episode_index": i, "tasks": [task], "length": len(data)})
+        lines["episodes_stats"].append({"episode_index": i, "stats": json.loads((one / "meta/stats.json").read_text())})
+    info = json.loads((one / "meta/info.json").read_text()) | {
+        "codebase_version": "v2.1",
+        "total_episodes": 3,
+        "total_frames": frames,
+        "total_tasks": 3,
+        "total_chunks": 1,
+        "total_videos": 6,
+        "data_path": "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet",
+        "video_path": "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4",
+    }
+    (root / "meta").mkdir()
+    (root / "meta/info.json").write_text(json.dumps(info))
+    for name, entries in lines.items():
+        (root / f"meta/{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return root
+
+
+def test_format_2_1_is_converted_on_the_side(arm_store, older, tmp_path):
+    before = sorted(older.rglob("*"))
+    import_dataset(older, tmp_path / "back.zarr", show=False)
+    assert sorted(older.rglob("*")) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.zarr"]
+    for ours, theirs in zip(arm_store, EpisodeStore(tmp_path / "back.zarr"), strict=True):
+        assert theirs.obs.task == ours.obs.task
+        assert torch.equal(theirs.obs.state[:-1], ours.obs.state[:-1])
+        assert torch.equal(theirs.action, ours.action)
+        for camera in ARM.cameras:
+            error = theirs.obs.images[camera][:-1].int() - ours.obs.images[camera][:-1].int()
+            assert error.abs().max() <= 2
+
+
 def test_what_cannot_be_imported_is_refused(foreign, pictures, tmp_path):
     def refuses(source, match, **how):
         with pytest.raises(UsageError, match=match):

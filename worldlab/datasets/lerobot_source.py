@@ -1,6 +1,9 @@
 """Where a LeRobot dataset comes from: a folder of format v3.0, one of v2.1, or the Hugging Face hub."""
 
 import json
+import shutil
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 
 from worldlab.errors import UsageError
@@ -45,11 +48,12 @@ def _convert(folder: Path, work: Path) -> Path:
     from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 
     converted = work / "dataset"
-    if not converted.exists():
-        work.mkdir(parents=True, exist_ok=True)
+    if converted.is_symlink() or not converted.exists():
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
         converted.symlink_to(folder.absolute(), target_is_directory=True)
-    if converted.is_symlink():
-        convert_dataset("worldlab/import", root=converted, push_to_hub=False)
+        with redirect_stderr(StringIO()):  # it draws bars of its own
+            convert_dataset("worldlab/import", root=converted, push_to_hub=False)
     return converted
 
 
