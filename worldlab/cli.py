@@ -221,13 +221,43 @@ class Export(Verb):
     source: Positional[Path]
     """The store or the run."""
     out: Path
-    """The folder to make."""
+    """The folder to make; an export of a dataset that was interrupted goes on."""
+    images: bool = False
+    """Of a dataset: write pictures (exact, larger) instead of video (exact to 2 of 255 levels)."""
+    physics: bool = False
+    """Of a dataset: also write physics and privileged state, which LeRobot's policies ignore."""
+    episodes: int | None = None
+    """Of a dataset: write only the first so many."""
 
     @override
     def run(self) -> "Outcome":
         from worldlab.workbench import export
 
-        return export(self.what, self.source, self.out)
+        return export(
+            self.what, self.source, self.out, images=self.images, physics=self.physics, episodes=self.episodes
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import(Verb):
+    """Read a LeRobot dataset into a store; an import that was interrupted goes on."""
+
+    source: Positional[str]
+    """A folder in LeRobot's format v3.0 or v2.1, or OWNER/NAME on the Hugging Face hub."""
+    out: Path
+    """The store, for example data/pick.zarr."""
+    rename: tuple[str, ...] = ()
+    """NAME=FEATURE for cameras and columns, for example front=observation.images.top reward=score."""
+    size: tuple[int, int] | None = None
+    """Height and width to resize every camera to."""
+    keep_units: bool = False
+    """Leave an SO-101's numbers as they are: it was recorded with use_degrees=false."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.workbench import import_lerobot
+
+        return import_lerobot(self.source, self.out, rename=self.rename, size=self.size, keep_units=self.keep_units)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +296,7 @@ type Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Imagine, tyro.conf.subcommand("imagine")]
     | Annotated[Export, tyro.conf.subcommand("export")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[View, tyro.conf.subcommand("view")]
     | Annotated[List, tyro.conf.subcommand("list")]
 )

@@ -278,19 +278,53 @@ def imagine(
     )
 
 
-def export(what: Literal["dataset", "policy"], source: Path, out: Path) -> Outcome:
+def export(
+    what: Literal["dataset", "policy"],
+    source: Path,
+    out: Path,
+    *,
+    images: bool = False,
+    physics: bool = False,
+    episodes: int | None = None,
+) -> Outcome:
     """To LeRobot; see `worldlab export --help`."""
     if what == "dataset":
         from worldlab.datasets.lerobot_export import export_dataset
 
         store = datasets.EpisodeStore(source)
-        export_dataset(store, out)
-        return Outcome(f"{len(store)} episodes exported: {out}", {"out": str(out), "episodes": len(store)})
+        n = len(store) if episodes is None else min(episodes, len(store))
+        export_dataset(store, out, video=not images, physics=physics, episodes=range(n))
+        return Outcome(f"{n} episodes exported: {out}", {"out": str(out), "episodes": n})
     from worldlab import policies
     from worldlab.policies.lerobot_policy import export_policy
 
     export_policy(policies.load_run(source), out)
     return Outcome(f"policy exported: {out}", {"out": str(out)})
+
+
+def import_lerobot(
+    source: str,
+    out: Path,
+    *,
+    rename: tuple[str, ...] = (),
+    size: tuple[int, int] | None = None,
+    keep_units: bool = False,
+) -> Outcome:
+    """From LeRobot; see `worldlab import --help`."""
+    from worldlab.datasets.lerobot_import import import_dataset
+
+    names: dict[str, str] = {}
+    for pair in rename:
+        name, _, feature = pair.partition("=")
+        if not name or not feature:
+            raise UsageError(f"--rename takes NAME=FEATURE, for example front=observation.images.top; got '{pair}'.")
+        names[name] = feature
+    done = import_dataset(source, out, rename=names, size=size, keep_units=keep_units)
+    left_out = "".join(f"; without '{feature}' ({why})" for feature, why in done.skipped.items())
+    line = f"{done.added} episodes imported, {done.total} in all{left_out}: {out}"
+    return Outcome(
+        line, {"episodes": done.added, "total": done.total, "skipped": to_json(done.skipped), "store": str(out)}
+    )
 
 
 def view(path: Path) -> Outcome:

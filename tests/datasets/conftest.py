@@ -1,6 +1,7 @@
 import shutil
 
 import pytest
+from arm import ARM, arm_trajectory
 from episodes import SPEC, random_trajectory
 
 from worldlab.datasets import EpisodeStore
@@ -19,3 +20,11 @@ def six_episodes(tmp_path_factory):
 def store(six_episodes, tmp_path):
     """A copy of that store, to do with as a test likes."""
     return EpisodeStore(shutil.copytree(six_episodes, tmp_path / "six.zarr"))
+
+
+@pytest.fixture(scope="session")
+def arm_store(tmp_path_factory):
+    """Three episodes of an SO-101, with physics and privileged state."""
+    with EpisodeStore.create(tmp_path_factory.mktemp("arm") / "arm.zarr", ARM, {"env": "arm"}) as store:
+        store.append(arm_trajectory([9, 4, 12], seed=5), [1, 2, 3])
+    return store
