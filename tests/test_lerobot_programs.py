@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -48,74 +47,114 @@ def ours(policy):
     return rollout(policy, envs.make("worldlab/Reach-v0", n=EPISODES), SEED)
 
 
-def program(name, *arguments):
+PROGRAMS = """
+import json, sys
+from importlib.metadata import entry_points
+
+for command in json.loads(sys.argv[1]):
+    print("=== program", file=sys.stderr, flush=True)
+    sys.argv = command
+    (program,) = entry_points(group="console_scripts", name=command[0])
+    program.load()()
+"""
+
+
+def programs(*commands):
+    """What each program says. They run in one process: LeRobot takes 10 s to import."""
     done = subprocess.run(
-        [Path(sys.executable).with_name(name), *arguments],
+        [sys.executable, "-c", PROGRAMS, json.dumps([[str(word) for word in command] for command in commands])],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SVT_LOG": "0"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
+    return done.stderr.split("=== program\n")[1:]
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_lerobot_eval_finds_the_same_episodes(policy, exported, ours, batch, tmp_path):
-    program(
-        "lerobot-eval",
-        f"--policy.path={exported}",
-        "--env.type=worldlab",
-        "--env.task=Reach-v0",
-        f"--eval.n_episodes={EPISODES}",
-        f"--eval.batch_size={batch}",
-        f"--seed={SEED}",
-        f"--output_dir={tmp_path}",
-    )
-    theirs = json.loads((tmp_path / "eval_info.json").read_text())["per_task"][0]["metrics"]
-    assert theirs["successes"] == ours.succeeded.tolist()
-    assert 0 < sum(theirs["successes"]) < EPISODES
-    assert theirs["sum_rewards"] == pytest.approx(ours.reward.sum(1).tolist(), abs=1e-5)
-
-
-def test_lerobot_rollout_drives_the_simulated_arm(exported, ours):
-    said = program(
+def test_lerobots_programs_find_the_same_episodes(policy, exported, ours, tmp_path):
+    evaluations = [
+        (
+            "lerobot-eval",
+            f"--policy.path={exported}",
+            "--env.type=worldlab",
+            "--env.task=Reach-v0",
+            f"--eval.n_episodes={EPISODES}",
+            f"--eval.batch_size={batch}",
+            f"--seed={SEED}",
+            f"--output_dir={tmp_path / str(batch)}",
+        )
+        for batch in (1, 3)
+    ]
+    driven = (
         "lerobot-rollout",
         f"--policy.path={exported}",
         f"--policy.seed={SEED}",
         "--robot.type=worldlab_so101",
+        "--robot.ideal=true",
+        "--robot.realtime=false",
+        "--robot.fps=10",
         "--robot.task=Reach-v0",
         f"--robot.seed={SEED}",
         f"--task={ours.obs.task[0]}",
         "--fps=10",
-        "--robot.realtime=false",
         "--duration=5",
         "--play_sounds=false",
         "--return_to_initial_position=false",
     )
-    assert f"the scene's own instruction is '{ours.obs.task[0]}'" in said
+    *_, said = programs(*evaluations, driven)
+    for batch in ("1", "3"):
+        theirs = json.loads((tmp_path / batch / "eval_info.json").read_text())["per_task"][0]["metrics"]
+        assert theirs["successes"] == ours.succeeded.tolist()
+        assert 0 < sum(theirs["successes"]) < EPISODES
+        assert theirs["sum_rewards"] == pytest.approx(ours.reward.sum(1).tolist(), abs=1e-5)
+    assert f"its own instruction is '{ours.obs.task[0]}'" in said
     assert f"task achieved after {(ours.length[0] - 1) / 10:.1f} s" in said
 
 
-def test_the_simulated_arm_moves_as_the_environment_does():
-    from lerobot_policy_worldlab.config_worldlab_so101 import WorldlabSO101Config
-    from lerobot_policy_worldlab.worldlab_so101 import WorldlabSO101
-
-    env = envs.make("worldlab/Lift-v0")
-    ours = rollout(policies.RandomPolicy(env.contract), env, 3, max_steps=20)
-    robot = WorldlabSO101(WorldlabSO101Config(task="Lift-v0", seed=3, realtime=False))
-    robot.connect()
-    for t in range(20):
-        seen = robot.get_observation()
-        assert list(seen) == [*so101.NAMES, "front", "wrist"] == list(robot.observation_features)
-        position = torch.tensor([seen[name] for name in so101.NAMES])
-        assert torch.equal(so101.from_lerobot(position), ours.obs.state[0, t])
-        assert all((seen[camera] == ours.obs.images[camera][0, t].numpy()).all() for camera in ("front", "wrist"))
-        goal = so101.to_lerobot(ours.action[0, t]).tolist()
-        accepted = robot.send_action(dict(zip(so101.NAMES, goal, strict=True)))
-        assert list(accepted.values()) == pytest.approx(goal, abs=1e-4)
-    assert robot.send_action(dict.fromkeys(so101.NAMES, 1e3))["gripper.pos"] == pytest.approx(100)
-    robot.disconnect()
+def test_lerobot_records_and_replays_the_twin(tmp_path):
+    """What the scripted teleoperator does is recorded, one scene an episode, and succeeds again when replayed."""
+    robot = ("--robot.type=worldlab_so101", "--robot.id=twin", f"--robot.calibration_dir={tmp_path}")
+    clock = ("--robot.task=Reach-v0", "--robot.realtime=false", "--robot.fps=10")
+    data = ("--dataset.repo_id=me/recorded", f"--dataset.root={tmp_path / 'data'}")
+    recorded, replayed, teleoperated = programs(
+        (
+            "lerobot-record",
+            *robot,
+            *clock,
+            "--robot.seed=20",
+            "--teleop.type=worldlab",
+            *data,
+            "--dataset.no_stamp=true",
+            "--dataset.single_task=reach the cube",
+            "--dataset.num_episodes=2",
+            "--dataset.fps=10",
+            "--dataset.episode_time_s=3",
+            "--dataset.reset_time_s=0",
+            "--dataset.push_to_hub=false",
+            "--dataset.rgb_encoder.vcodec=h264",
+            "--play_sounds=false",
+        ),
+        ("lerobot-replay", *robot, *clock, "--robot.seed=21", *data, "--dataset.episode=1", "--play_sounds=false"),
+        (
+            "lerobot-teleoperate",
+            *robot,
+            *clock,
+            "--robot.seed=22",
+            "--teleop.type=worldlab",
+            "--fps=10",
+            "--teleop_time_s=3",
+        ),
+    )
+    info = json.loads((tmp_path / "data" / "meta" / "info.json").read_text())
+    assert info["robot_type"] == "so_follower"
+    assert info["total_episodes"] == 2
+    assert info["features"]["action"]["names"] == list(so101.NAMES) == info["features"]["observation.state"]["names"]
+    first, second = recorded.split("Recording episode 1")
+    assert all("task achieved after" in part for part in (first, second, replayed, teleoperated))
+    assert "scene 20" in first
+    assert "scene 21" in second
+    assert "scene 21" in replayed
 
 
 def test_seeds_that_are_not_consecutive_are_refused():
