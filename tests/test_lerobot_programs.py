@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from worldlab.policies import BackboneConfig, FlowConfig, GroundingConfig
 from worldlab.policies.lerobot_policy import export_policy
 from worldlab.rollout import rollout
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # six programs in one fixture
 
 SEED, EPISODES = 1000, 6
 
@@ -59,102 +61,131 @@ for command in json.loads(sys.argv[1]):
 """
 
 
-def programs(*commands):
-    """What each program says. They run in one process: LeRobot takes 10 s to import."""
+@dataclass(frozen=True)
+class Said:
+    """What the programs wrote: logs by step, and folders."""
+
+    rolled_out: str
+    recorded: str
+    replayed: str
+    teleoperated: str
+    evaluations: tuple[Path, Path]
+    data: Path
+
+
+@pytest.fixture(scope="module")
+def said(exported, ours, tmp_path_factory):
+    """Six programs, one after another in one process: LeRobot takes 10 s to import."""
+    out = tmp_path_factory.mktemp("programs")
+    evaluations = (out / "1", out / "3")
+    commands = [*(evaluate(exported, folder) for folder in evaluations), roll_out(exported, ours.obs.task[0])]
+    commands += [record(out), replay(out), teleoperate(out)]
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAMS, json.dumps([[str(word) for word in command] for command in commands])],
+        [sys.executable, "-c", PROGRAMS, json.dumps(commands)],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SVT_LOG": "0"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr.split("=== program\n")[1:]
+    return Said(*done.stderr.split("=== program\n")[3:], evaluations, out / "data")
 
 
-def test_lerobots_programs_find_the_same_episodes(policy, exported, ours, tmp_path):
-    evaluations = [
-        (
-            "lerobot-eval",
-            f"--policy.path={exported}",
-            "--env.type=worldlab",
-            "--env.task=Reach-v0",
-            f"--eval.n_episodes={EPISODES}",
-            f"--eval.batch_size={batch}",
-            f"--seed={SEED}",
-            f"--output_dir={tmp_path / str(batch)}",
-        )
-        for batch in (1, 3)
+def evaluate(exported, folder):
+    return [
+        "lerobot-eval",
+        f"--policy.path={exported}",
+        "--env.type=worldlab",
+        "--env.task=Reach-v0",
+        f"--eval.n_episodes={EPISODES}",
+        f"--eval.batch_size={folder.name}",
+        f"--seed={SEED}",
+        f"--output_dir={folder}",
     ]
-    driven = (
+
+
+def roll_out(exported, task):
+    return [
         "lerobot-rollout",
         f"--policy.path={exported}",
         f"--policy.seed={SEED}",
         "--robot.type=worldlab_so101",
         "--robot.ideal=true",
-        "--robot.realtime=false",
-        "--robot.fps=10",
         "--robot.task=Reach-v0",
         f"--robot.seed={SEED}",
-        f"--task={ours.obs.task[0]}",
+        "--robot.realtime=false",
+        "--robot.fps=10",
         "--fps=10",
+        f"--task={task}",
         "--duration=5",
         "--play_sounds=false",
         "--return_to_initial_position=false",
-    )
-    *_, said = programs(*evaluations, driven)
-    for batch in ("1", "3"):
-        theirs = json.loads((tmp_path / batch / "eval_info.json").read_text())["per_task"][0]["metrics"]
+    ]
+
+
+def twin(out, seed):
+    """The arm as it comes, on a clock that waits for the program."""
+    return [
+        "--robot.type=worldlab_so101",
+        "--robot.id=twin",
+        f"--robot.calibration_dir={out}",
+        "--robot.task=Reach-v0",
+        f"--robot.seed={seed}",
+        "--robot.realtime=false",
+        "--robot.fps=10",
+    ]
+
+
+def record(out):
+    return [
+        "lerobot-record",
+        *twin(out, 20),
+        "--teleop.type=worldlab",
+        "--dataset.repo_id=me/recorded",
+        f"--dataset.root={out / 'data'}",
+        "--dataset.no_stamp=true",
+        "--dataset.single_task=reach the cube",
+        "--dataset.num_episodes=2",
+        "--dataset.fps=10",
+        "--dataset.episode_time_s=3",
+        "--dataset.reset_time_s=0",
+        "--dataset.push_to_hub=false",
+        "--dataset.rgb_encoder.vcodec=h264",
+        "--play_sounds=false",
+    ]
+
+
+def replay(out):
+    data = ["--dataset.repo_id=me/recorded", f"--dataset.root={out / 'data'}", "--dataset.episode=1"]
+    return ["lerobot-replay", *twin(out, 21), *data, "--play_sounds=false"]
+
+
+def teleoperate(out):
+    return ["lerobot-teleoperate", *twin(out, 22), "--teleop.type=worldlab", "--fps=10", "--teleop_time_s=3"]
+
+
+def test_lerobot_eval_finds_the_same_episodes_at_any_batch_size(said, ours):
+    for folder in said.evaluations:
+        theirs = json.loads((folder / "eval_info.json").read_text())["per_task"][0]["metrics"]
         assert theirs["successes"] == ours.succeeded.tolist()
         assert 0 < sum(theirs["successes"]) < EPISODES
         assert theirs["sum_rewards"] == pytest.approx(ours.reward.sum(1).tolist(), abs=1e-5)
-    assert f"its own instruction is '{ours.obs.task[0]}'" in said
-    assert f"task achieved after {(ours.length[0] - 1) / 10:.1f} s" in said
 
 
-def test_lerobot_records_and_replays_the_twin(tmp_path):
-    """What the scripted teleoperator does is recorded, one scene an episode, and succeeds again when replayed."""
-    robot = ("--robot.type=worldlab_so101", "--robot.id=twin", f"--robot.calibration_dir={tmp_path}")
-    clock = ("--robot.task=Reach-v0", "--robot.realtime=false", "--robot.fps=10")
-    data = ("--dataset.repo_id=me/recorded", f"--dataset.root={tmp_path / 'data'}")
-    recorded, replayed, teleoperated = programs(
-        (
-            "lerobot-record",
-            *robot,
-            *clock,
-            "--robot.seed=20",
-            "--teleop.type=worldlab",
-            *data,
-            "--dataset.no_stamp=true",
-            "--dataset.single_task=reach the cube",
-            "--dataset.num_episodes=2",
-            "--dataset.fps=10",
-            "--dataset.episode_time_s=3",
-            "--dataset.reset_time_s=0",
-            "--dataset.push_to_hub=false",
-            "--dataset.rgb_encoder.vcodec=h264",
-            "--play_sounds=false",
-        ),
-        ("lerobot-replay", *robot, *clock, "--robot.seed=21", *data, "--dataset.episode=1", "--play_sounds=false"),
-        (
-            "lerobot-teleoperate",
-            *robot,
-            *clock,
-            "--robot.seed=22",
-            "--teleop.type=worldlab",
-            "--fps=10",
-            "--teleop_time_s=3",
-        ),
-    )
-    info = json.loads((tmp_path / "data" / "meta" / "info.json").read_text())
+def test_lerobot_rollout_on_the_ideal_arm_is_the_same_episode(said, ours):
+    assert f"its own instruction is '{ours.obs.task[0]}'" in said.rolled_out
+    assert f"task achieved after {(ours.length[0] - 1) / 10:.1f} s" in said.rolled_out
+
+
+def test_lerobot_records_one_scene_an_episode_and_replays_it_with_success(said):
+    info = json.loads((said.data / "meta" / "info.json").read_text())
     assert info["robot_type"] == "so_follower"
     assert info["total_episodes"] == 2
     assert info["features"]["action"]["names"] == list(so101.NAMES) == info["features"]["observation.state"]["names"]
-    first, second = recorded.split("Recording episode 1")
-    assert all("task achieved after" in part for part in (first, second, replayed, teleoperated))
-    assert "scene 20" in first
-    assert "scene 21" in second
-    assert "scene 21" in replayed
+    first, second = said.recorded.split("Recording episode 1")
+    for part, scene in ((first, 20), (second, 21), (said.replayed, 21), (said.teleoperated, 22)):
+        assert f"scene {scene};" in part
+        assert "task achieved after" in part
 
 
 def test_seeds_that_are_not_consecutive_are_refused():
