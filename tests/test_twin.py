@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, make_dataclass
 
 import numpy as np
 import pytest
@@ -122,6 +122,20 @@ def test_goals_are_capped_relative_to_the_present(make, cap):
         assert np.abs(position(sent) - now).max() <= 5.0 + 1e-9
 
 
+@pytest.mark.parametrize(("cap", "stands"), [(1.0, False), (10.0, True)])
+def test_a_cap_below_the_droop_lets_the_arm_sink(make, cap, stands):
+    """The cap is taken from where the joint is, so it bounds the torque too: stiffness times the cap."""
+    robot = make(task="Reach-v0", seed=1, cameras={})
+    for _ in range(60):
+        robot.send_action(action([0, 0, 0, 0, 0, 50]))
+    high = position(robot.get_observation())
+    robot.config.max_relative_target = cap
+    for _ in range(60):
+        robot.send_action(action([0, 0, 0, 0, 0, 50]))
+    sunk = position(robot.get_observation()) - high
+    assert (np.abs(sunk).max() < 1) == stands
+
+
 @pytest.mark.parametrize(("cap", "error"), [(5, TypeError), ({"gripper": 5.0}, ValueError)])
 def test_caps_that_the_follower_refuses_are_refused(make, cap, error):
     with pytest.raises(error):
@@ -176,6 +190,22 @@ def test_the_teleoperator_needs_a_twin_and_drives_at_any_rate(make):
             robot.send_action(teleop.get_action())
         assert robot.twin.succeeded
         robot.disconnect()
+
+
+def test_the_options_of_the_page_are_read_as_lerobots_programs_read_them():
+    import draccus
+    from lerobot.robots import RobotConfig
+
+    program = make_dataclass("Program", [("robot", RobotConfig)])
+    words = (
+        "--robot.type=worldlab_so101 --robot.task=Lift-v0 --robot.stiffness=null --robot.position_p_coefficient=32 "
+        "--robot.latency=0.1 --robot.use_degrees=false --robot.ideal=true"
+    )
+    caps = "--robot.max_relative_target={" + ", ".join(f"{joint}: 5.0" for joint in so101.JOINTS) + "}"
+    cameras = "--robot.cameras={front: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}"
+    robot = draccus.parse(program, args=[*words.split(), caps, cameras]).robot
+    assert (robot.type, robot.stiffness, robot.position_p_coefficient) == ("worldlab_so101", None, 32)
+    assert (robot.cameras["front"].width, robot.max_relative_target["gripper"]) == (640, 5.0)
 
 
 def test_nominal_ranges_are_what_a_twin_without_a_file_has(make):
