@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from worldlab.policies import BackboneConfig, FlowConfig, GroundingConfig
 from worldlab.policies.lerobot_policy import export_policy
 from worldlab.rollout import rollout
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # six programs in one fixture
 
 SEED, EPISODES = 1000, 6
 
@@ -48,74 +49,143 @@ def ours(policy):
     return rollout(policy, envs.make("worldlab/Reach-v0", n=EPISODES), SEED)
 
 
-def program(name, *arguments):
+PROGRAMS = """
+import json, sys
+from importlib.metadata import entry_points
+
+for command in json.loads(sys.argv[1]):
+    print("=== program", file=sys.stderr, flush=True)
+    sys.argv = command
+    (program,) = entry_points(group="console_scripts", name=command[0])
+    program.load()()
+"""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the programs wrote: logs by step, and folders."""
+
+    rolled_out: str
+    recorded: str
+    replayed: str
+    teleoperated: str
+    evaluations: tuple[Path, Path]
+    data: Path
+
+
+@pytest.fixture(scope="module")
+def said(exported, ours, tmp_path_factory):
+    """Six programs, one after another in one process: LeRobot takes 10 s to import."""
+    out = tmp_path_factory.mktemp("programs")
+    evaluations = (out / "1", out / "3")
+    commands = [*(evaluate(exported, folder) for folder in evaluations), roll_out(exported, ours.obs.task[0])]
+    commands += [record(out), replay(out), teleoperate(out)]
     done = subprocess.run(
-        [Path(sys.executable).with_name(name), *arguments],
+        [sys.executable, "-c", PROGRAMS, json.dumps(commands)],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "SVT_LOG": "0"},
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return done.stderr
+    return Said(*done.stderr.split("=== program\n")[3:], evaluations, out / "data")
 
 
-@pytest.mark.parametrize("batch", [1, 3])
-def test_lerobot_eval_finds_the_same_episodes(policy, exported, ours, batch, tmp_path):
-    program(
+def evaluate(exported, folder):
+    return [
         "lerobot-eval",
         f"--policy.path={exported}",
         "--env.type=worldlab",
         "--env.task=Reach-v0",
         f"--eval.n_episodes={EPISODES}",
-        f"--eval.batch_size={batch}",
+        f"--eval.batch_size={folder.name}",
         f"--seed={SEED}",
-        f"--output_dir={tmp_path}",
-    )
-    theirs = json.loads((tmp_path / "eval_info.json").read_text())["per_task"][0]["metrics"]
-    assert theirs["successes"] == ours.succeeded.tolist()
-    assert 0 < sum(theirs["successes"]) < EPISODES
-    assert theirs["sum_rewards"] == pytest.approx(ours.reward.sum(1).tolist(), abs=1e-5)
+        f"--output_dir={folder}",
+    ]
 
 
-def test_lerobot_rollout_drives_the_simulated_arm(exported, ours):
-    said = program(
+def roll_out(exported, task):
+    return [
         "lerobot-rollout",
         f"--policy.path={exported}",
         f"--policy.seed={SEED}",
         "--robot.type=worldlab_so101",
+        "--robot.ideal=true",
         "--robot.task=Reach-v0",
         f"--robot.seed={SEED}",
-        f"--task={ours.obs.task[0]}",
-        "--fps=10",
         "--robot.realtime=false",
+        "--robot.fps=10",
+        "--fps=10",
+        f"--task={task}",
         "--duration=5",
         "--play_sounds=false",
         "--return_to_initial_position=false",
-    )
-    assert f"the scene's own instruction is '{ours.obs.task[0]}'" in said
-    assert f"task achieved after {(ours.length[0] - 1) / 10:.1f} s" in said
+    ]
 
 
-def test_the_simulated_arm_moves_as_the_environment_does():
-    from lerobot_policy_worldlab.config_worldlab_so101 import WorldlabSO101Config
-    from lerobot_policy_worldlab.worldlab_so101 import WorldlabSO101
+def twin(out, seed):
+    """The arm as it comes, on a clock that waits for the program."""
+    return [
+        "--robot.type=worldlab_so101",
+        "--robot.id=twin",
+        f"--robot.calibration_dir={out}",
+        "--robot.task=Reach-v0",
+        f"--robot.seed={seed}",
+        "--robot.realtime=false",
+        "--robot.fps=10",
+    ]
 
-    env = envs.make("worldlab/Lift-v0")
-    ours = rollout(policies.RandomPolicy(env.contract), env, 3, max_steps=20)
-    robot = WorldlabSO101(WorldlabSO101Config(task="Lift-v0", seed=3, realtime=False))
-    robot.connect()
-    for t in range(20):
-        seen = robot.get_observation()
-        assert list(seen) == [*so101.NAMES, "front", "wrist"] == list(robot.observation_features)
-        position = torch.tensor([seen[name] for name in so101.NAMES])
-        assert torch.equal(so101.from_lerobot(position), ours.obs.state[0, t])
-        assert all((seen[camera] == ours.obs.images[camera][0, t].numpy()).all() for camera in ("front", "wrist"))
-        goal = so101.to_lerobot(ours.action[0, t]).tolist()
-        accepted = robot.send_action(dict(zip(so101.NAMES, goal, strict=True)))
-        assert list(accepted.values()) == pytest.approx(goal, abs=1e-4)
-    assert robot.send_action(dict.fromkeys(so101.NAMES, 1e3))["gripper.pos"] == pytest.approx(100)
-    robot.disconnect()
+
+def record(out):
+    return [
+        "lerobot-record",
+        *twin(out, 20),
+        "--teleop.type=worldlab",
+        "--dataset.repo_id=me/recorded",
+        f"--dataset.root={out / 'data'}",
+        "--dataset.no_stamp=true",
+        "--dataset.single_task=reach the cube",
+        "--dataset.num_episodes=2",
+        "--dataset.fps=10",
+        "--dataset.episode_time_s=3",
+        "--dataset.reset_time_s=0",
+        "--dataset.push_to_hub=false",
+        "--dataset.rgb_encoder.vcodec=h264",
+        "--play_sounds=false",
+    ]
+
+
+def replay(out):
+    data = ["--dataset.repo_id=me/recorded", f"--dataset.root={out / 'data'}", "--dataset.episode=1"]
+    return ["lerobot-replay", *twin(out, 21), *data, "--play_sounds=false"]
+
+
+def teleoperate(out):
+    return ["lerobot-teleoperate", *twin(out, 22), "--teleop.type=worldlab", "--fps=10", "--teleop_time_s=3"]
+
+
+def test_lerobot_eval_finds_the_same_episodes_at_any_batch_size(said, ours):
+    for folder in said.evaluations:
+        theirs = json.loads((folder / "eval_info.json").read_text())["per_task"][0]["metrics"]
+        assert theirs["successes"] == ours.succeeded.tolist()
+        assert 0 < sum(theirs["successes"]) < EPISODES
+        assert theirs["sum_rewards"] == pytest.approx(ours.reward.sum(1).tolist(), abs=1e-5)
+
+
+def test_lerobot_rollout_on_the_ideal_arm_is_the_same_episode(said, ours):
+    assert f"its own instruction is '{ours.obs.task[0]}'" in said.rolled_out
+    assert f"task achieved after {(ours.length[0] - 1) / 10:.1f} s" in said.rolled_out
+
+
+def test_lerobot_records_one_scene_an_episode_and_replays_it_with_success(said):
+    info = json.loads((said.data / "meta" / "info.json").read_text())
+    assert info["robot_type"] == "so_follower"
+    assert info["total_episodes"] == 2
+    assert info["features"]["action"]["names"] == list(so101.NAMES) == info["features"]["observation.state"]["names"]
+    first, second = said.recorded.split("Recording episode 1")
+    for part, scene in ((first, 20), (second, 21), (said.replayed, 21), (said.teleoperated, 22)):
+        assert f"scene {scene};" in part
+        assert "task achieved after" in part
 
 
 def test_seeds_that_are_not_consecutive_are_refused():

@@ -1,30 +1,37 @@
-"""The simulated SO-101 behind LeRobot's own `Robot` class."""
+"""The digital twin of the SO-101 behind LeRobot's own `Robot` class."""
 
 import logging
+import re
 import time
 
-import mujoco
 import numpy as np
 import torch
+from jaxtyping import Float
 from lerobot.lerobot_types import RobotAction, RobotObservation
+from lerobot.motors import MotorCalibration
 from lerobot.robots import Robot
+from lerobot.robots.utils import ensure_safe_goal_position
 from lerobot.utils.decorators import check_if_already_connected, check_if_not_connected
+from numpy.typing import NDArray
 
 from lerobot_policy_worldlab.config_worldlab_so101 import WorldlabSO101Config
-from lerobot_policy_worldlab.env_worldlab import CAMERAS
 from worldlab import so101
-from worldlab.protocols import Arrays
+from worldlab.envs.servo import Encoders, nominal
+from worldlab.envs.twin import Camera, Twin
+from worldlab.errors import UsageError
 
-STATE = int(mujoco.mjtState.mjSTATE_INTEGRATION)
+Array = NDArray[np.float64]
 
 logger = logging.getLogger(__name__)
 
+connected: "list[WorldlabSO101]" = []
+"""The twins of this process, for teleoperators that know what the arm does not see."""
+
 
 class WorldlabSO101(Robot):
-    """Keys, order and units of the real follower: degrees about the middle, gripper 0 to 100, cameras as RGB arrays.
+    """Keys, order, units, limits and calibration files of the real follower (`lerobot.robots.so_follower`).
 
-    Time passes with the clock on the wall from the first action on, also when the task is achieved. Goals beyond a
-    joint's range are clamped, as a servo's position limits do.
+    Time passes from the first action on, also when the task is achieved.
     """
 
     config_class = WorldlabSO101Config
@@ -32,15 +39,20 @@ class WorldlabSO101(Robot):
     """The real follower's, so that data sets say the same `robot_type`."""
 
     def __init__(self, config: WorldlabSO101Config) -> None:
+        """Read the arm's calibration file if it has one; see `calibrate`."""
         super().__init__(config)
         self.config = config
-        self.cameras = dict.fromkeys(CAMERAS, (config.size, config.size))
-        self._connected = False
+        self.cameras = {name: Camera((c.height, c.width), c.fps) for name, c in config.cameras.items()}
+        if unknown := set(self.cameras) - {"front", "wrist"}:
+            raise UsageError(f"the simulated SO-101 has the cameras front and wrist, not {', '.join(sorted(unknown))}.")
+        if not self.calibration:
+            self.calibrate()
+        self._listener = Listener(self)
 
     @property
     def observation_features(self) -> dict[str, type | tuple[int, int, int]]:
         """Six joint positions, and each camera's shape."""
-        return {**self.action_features, **{camera: (*size, 3) for camera, size in self.cameras.items()}}
+        return {**self.action_features, **{name: (*camera.size, 3) for name, camera in self.cameras.items()}}
 
     @property
     def action_features(self) -> dict[str, type | tuple[int, int, int]]:
@@ -50,91 +62,140 @@ class WorldlabSO101(Robot):
     @property
     def is_connected(self) -> bool:
         """Whether the simulator runs."""
-        return self._connected
+        return self in connected
 
     @property
     def is_calibrated(self) -> bool:
-        """Always: the simulated joints' zero is the model's."""
+        """Always: an arm without a file calibrates itself."""
         return True
 
     def calibrate(self) -> None:
-        """Nothing to do."""
+        """Take on the nominal calibration, unless the arm has a file.
+
+        It is not written to LeRobot's folder: a real arm of the same id would be offered it as its own.
+        """
+        if not self.calibration:
+            ranges = nominal()
+            self.calibration = {
+                joint: MotorCalibration(id=i + 1, drive_mode=0, homing_offset=0, range_min=low, range_max=high)
+                for i, (joint, low, high) in enumerate(zip(so101.JOINTS, ranges.low, ranges.high, strict=True))
+            }
 
     def configure(self) -> None:
-        """Nothing to do."""
+        """Nothing to do: the configuration is read when the simulator is set up."""
 
     @check_if_already_connected
     def connect(self, calibrate: bool = True) -> None:
         """Set the scene of the configured seed."""
         from worldlab import envs
 
-        self._env = envs.make(f"worldlab/{self.config.task}", n=1, size=self.config.size)
-        _, info = self._env.reset(seed=self.config.seed)
-        self._task = info["task"]
-        self._data = mujoco.MjData(self._env.model)
-        mujoco.mj_setState(self._env.model, self._data, self._env.physics[0].numpy(), STATE)
+        config = self.config
+        env = envs.make(f"worldlab/{config.task}", size=None)
+        self.units = Exact() if config.ideal else encoders(self.calibration, config.use_degrees)
+        rigid = config.ideal or config.stiffness is None
+        stiffness = None if rigid else config.stiffness * config.position_p_coefficient
+        self.twin = Twin(env, self.cameras, 0.0 if config.ideal else config.latency, stiffness)
+        connected.append(self)
+        logging.getLogger().addHandler(self._listener)
+        self.begin(0)
+
+    @check_if_not_connected
+    def begin(self, episode: int) -> None:
+        """Set the scene of an episode."""
+        self.twin.reset(self.config.seed + episode)
         self._begun: float | None = None
-        self._steps = self._actions = 0
+        self._actions = 0
         self._succeeded = False
-        self._connected = True
-        logger.info("%s connected; the scene's own instruction is '%s'", self, self._task[0])
+        logger.info("%s: scene %d; its own instruction is '%s'", self, self.config.seed + episode, self.twin.task[0])
 
     @check_if_not_connected
     def get_observation(self) -> RobotObservation:
-        """Joint positions and images of this moment."""
+        """The joints' positions at this moment, and each camera's latest picture."""
         self._catch_up()
-        raw = self._look()
-        position = so101.to_lerobot(torch.tensor(raw["state"][0])).tolist()
-        images = {camera: raw[f"images.{camera}"][0].copy() for camera in self.cameras}
+        position = self.units.read(self.twin.joints).tolist()
+        images = {name: self.twin.picture(name) for name in self.cameras}
         return {**dict(zip(so101.NAMES, position, strict=True)), **images}
 
     @check_if_not_connected
     def send_action(self, action: RobotAction) -> RobotAction:
-        """Set the joints' goals; returns them as they were accepted."""
+        """Set the joints' goals; returns them as they were sent, no farther than `max_relative_target`.
+
+        Raises:
+            ValueError, TypeError: `max_relative_target` is not what LeRobot accepts.
+        """
         self._catch_up()
-        wanted = so101.from_lerobot(torch.tensor([action[name] for name in so101.NAMES], dtype=torch.float64))
-        low, high = (torch.tensor(limit, dtype=torch.float64) for limit in (so101.LOW, so101.HIGH))
-        goal = wanted.clamp(low, high)
-        self._data.ctrl[:] = goal.numpy()
+        goal = {joint: float(action[name]) for joint, name in zip(so101.JOINTS, so101.NAMES, strict=True)}
+        if self.config.max_relative_target is not None:
+            present = self.units.read(self.twin.joints).tolist()
+            pairs = {joint: (goal[joint], now) for joint, now in zip(so101.JOINTS, present, strict=True)}
+            goal = ensure_safe_goal_position(pairs, self.config.max_relative_target)
+        self.twin.aim(self.units.write(np.array([goal[joint] for joint in so101.JOINTS])))
         self._begun = self._begun or time.perf_counter()
         self._actions += 1
         if not self.config.realtime:
-            self._advance(1 / self._env.contract.fps)
-        return dict(zip(so101.NAMES, so101.to_lerobot(goal).tolist(), strict=True))
+            self._advance(self._actions / self.config.fps)
+        return dict(zip(so101.NAMES, goal.values(), strict=True))
 
     @check_if_not_connected
     def disconnect(self) -> None:
-        """Close the simulator and say how the task went."""
-        self._look()
+        """Say how the task went."""
         verdict = "achieved" if self._succeeded else "not achieved"
-        logger.info("%s disconnected after %d actions in %.1f s; task %s", self, self._actions, self._seconds, verdict)
-        self._env.close()
-        self._connected = False
-
-    def _look(self) -> Arrays:
-        """What the environment sees of this moment; says when the task is first achieved."""
-        state = np.empty_like(self._env.physics[0].numpy())
-        mujoco.mj_getState(self._env.model, self._data, state, STATE)
-        self._env.restore(torch.tensor(state)[None], self._task)
-        raw, info = self._env.observe()
-        if info["success"][0] and not self._succeeded:
-            self._succeeded = True
-            logger.info("task achieved after %.1f s", self._seconds)
-        return raw
-
-    @property
-    def _seconds(self) -> float:
-        """Simulated time since the first action."""
-        return self._steps * self._env.model.opt.timestep
+        logger.info("%s disconnected after %d actions; task %s", self, self._actions, verdict)
+        logging.getLogger().removeHandler(self._listener)
+        connected.remove(self)
 
     def _catch_up(self) -> None:
         """Let the time pass that has passed on the wall since the last call."""
         if self.config.realtime and self._begun is not None:
-            self._advance(time.perf_counter() - self._begun - self._seconds)
+            self._advance(time.perf_counter() - self._begun)
 
-    def _advance(self, seconds: float) -> None:
-        """Move towards the goals."""
-        steps = max(0, round(seconds / self._env.model.opt.timestep))
-        if steps:
-            mujoco.mj_step(self._env.model, self._data, steps)
-            self._steps += steps
+    def _advance(self, until: float) -> None:
+        """Let time pass, and say when the task is first achieved."""
+        self.twin.advance(until)
+        if not self._succeeded and self.twin.succeeded:
+            self._succeeded = True
+            logger.info("task achieved after %.1f s", self.twin.seconds)
+
+
+class Exact:
+    """LeRobot's units without an encoder between: every angle as `so101` knows it."""
+
+    def read(self, radians: Float[Array, "6"]) -> Float[Array, "6"]:
+        """Radians, float32 as the environment shows them, in LeRobot's units."""
+        return so101.to_lerobot(so101.snap(torch.tensor(radians)).float()).double().numpy()
+
+    def write(self, units: Float[Array, "6"]) -> Float[Array, "6"]:
+        """The inverse, within the joints' ranges."""
+        return np.clip(so101.from_lerobot(torch.tensor(units)).numpy(), so101.LOW, so101.HIGH)
+
+
+def encoders(calibration: dict[str, MotorCalibration], degrees: bool) -> Encoders:
+    """The encoders of an arm with this calibration.
+
+    Raises:
+        UsageError: the file is another robot's.
+    """
+    if set(calibration) != set(so101.JOINTS) or any(motor.drive_mode for motor in calibration.values()):
+        raise UsageError(
+            f"not the calibration of an SO-101: motors {', '.join(calibration)}; needed are {', '.join(so101.JOINTS)}, "
+            "all with drive_mode 0, as lerobot-calibrate writes them."
+        )
+    motors = [calibration[joint] for joint in so101.JOINTS]
+    return Encoders(tuple(m.range_min for m in motors), tuple(m.range_max for m in motors), degrees)
+
+
+class Listener(logging.Handler):
+    """Sets the table for the next episode when LeRobot says that it begins.
+
+    `lerobot-record` and `lerobot-rollout` have no hook for it: they tell the person at the table, by voice and in the
+    log ("Recording episode 3"). The twin listens.
+    """
+
+    def __init__(self, robot: WorldlabSO101) -> None:
+        super().__init__()
+        self._robot = robot
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Begin the episode that is announced."""
+        if episode := re.fullmatch(r"Recording episode (\d+)", record.getMessage()):
+            self._robot.begin(int(episode[1]))
