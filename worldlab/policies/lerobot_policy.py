@@ -167,10 +167,16 @@ class LeRobotPolicy:
 
         with contextlib.redirect_stdout(sys.stderr):  # LeRobot prints, and the standard output may be a program's
             config = PreTrainedConfig.from_pretrained(path, cli_overrides=[f"--device={device}"])
-            self._policy = get_policy_class(config.type).from_pretrained(path, config=config, strict=True)
-            self._before, self._after = make_pre_post_processors(
-                config, str(path), preprocessor_overrides={"device_processor": {"device": str(device)}}
-            )
+            if "pretrained_backbone_weights" in vars(config):  # ACT would fetch ImageNet's, and then load its own
+                setattr(config, "pretrained_backbone_weights", None)  # noqa: B010
+            try:
+                self._policy = get_policy_class(config.type).from_pretrained(path, config=config, strict=True)
+                self._before, self._after = make_pre_post_processors(
+                    config, str(path), preprocessor_overrides={"device_processor": {"device": str(device)}}
+                )
+            except OSError as error:  # a policy such as SmolVLA names its language model's tokenizer by a hub's name
+                reason = str(error).splitlines()[0]
+                raise UsageError(f"the policy in '{path}' needs files that are not on this machine: {reason}") from None
         joints = {
             feature.shape for feature in (config.robot_state_feature, config.action_feature) if feature is not None
         }
@@ -179,6 +185,8 @@ class LeRobotPolicy:
                 f"'{path}' is a policy for another robot than the SO-101: its joints are {sorted(joints)}."
             )
         self._cameras = {k.removeprefix(_IMAGE): tuple(f.shape[-2:]) for k, f in config.image_features.items()}
+        self.executes = int(vars(config).get("n_action_steps", 1))
+        """Every so many calls of `act` it plans anew."""
         self._seeds: tuple[int, ...] = ()
         self._step = 0
 
