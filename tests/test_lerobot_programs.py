@@ -97,6 +97,27 @@ def test_lerobot_rollout_drives_the_simulated_arm(exported, ours):
     assert f"task achieved after {(ours.length[0] - 1) / 10:.1f} s" in said
 
 
+def test_lerobot_rollout_plans_while_the_arm_moves(exported, ours):
+    said = program(
+        "lerobot-rollout",
+        f"--policy.path={exported}",
+        f"--policy.seed={SEED}",
+        "--inference.type=rtc",
+        "--robot.type=worldlab_so101",
+        "--robot.task=Reach-v0",
+        f"--robot.seed={SEED}",
+        f"--task={ours.obs.task[0]}",
+        "--fps=10",
+        "--robot.realtime=false",
+        "--duration=5",
+        "--play_sounds=false",
+        "--return_to_initial_position=false",
+    )
+    assert "RTC inference thread started" in said
+    assert "RTC inference error" not in said
+    assert "task achieved after" in said
+
+
 def test_the_simulated_arm_moves_as_the_environment_does():
     from lerobot_policy_worldlab.config_worldlab_so101 import WorldlabSO101Config
     from lerobot_policy_worldlab.worldlab_so101 import WorldlabSO101

@@ -213,7 +213,7 @@ class Imagine(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Verb):
-    """Write a store as a LeRobot dataset, or a run as a LeRobot policy."""
+    """Write a store as a LeRobot dataset, or a run as a LeRobot policy, checked before it may move an arm."""
 
     what: Positional[Literal["dataset", "policy"]]
     """What to export."""
@@ -221,26 +221,34 @@ class Export(Verb):
     """The store or the run."""
     out: Path
     """The folder to make."""
+    check: bool = False
+    """Drive the simulated arm with the exported policy first, and refuse one that the real arm should not run."""
+    force: bool = False
+    """With --check: export what was refused all the same; the report says why it should not run."""
 
     @override
     def run(self) -> "Outcome":
         from worldlab.workbench import export
 
-        return export(self.what, self.source, self.out)
+        return export(self.what, self.source, self.out, check=self.check, force=self.force, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
 class View(Verb):
-    """What a store or a run holds."""
+    """What a store or a run holds: a table, and its episodes or its training in the Rerun viewer."""
 
     path: Positional[Path]
     """A store or a run folder."""
+    episodes: tuple[int, ...] = ()
+    """Which episodes of a store to look at, counted from 0; the first three if none are given."""
+    out: Path | None = None
+    """Write this .rrd file instead of opening the viewer. Without a display, one is written beside the store."""
 
     @override
     def run(self) -> "Outcome":
         from worldlab.workbench import view
 
-        return view(self.path)
+        return view(self.path, self.episodes, self.out)
 
 
 @dataclass(frozen=True, kw_only=True)

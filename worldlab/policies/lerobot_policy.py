@@ -107,8 +107,7 @@ def export_policy(policy: VLA, out: str | Path) -> Path:
         UsageError: the policy is not for the SO-101, `out` is taken, or the plugin is not installed.
     """
     spec, out = policy.spec, Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already exists and is not empty; choose another --out.")
+    check_out(out)
     if not (spec.state == spec.action == so101.NAMES and spec.control == "joint_position"):
         acts = ", ".join(spec.action)
         raise UsageError(f"only policies for the SO-101's joint positions go to LeRobot; this one sets {acts}.")
@@ -135,6 +134,12 @@ def export_policy(policy: VLA, out: str | Path) -> Path:
     for part in (exported, *make_pre_post_processors(config)):
         part.save_pretrained(out)
     return out
+
+
+def check_out(out: Path) -> None:
+    """Raise `UsageError` where `out` is neither a new directory nor an empty one."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already exists and is not empty; choose another --out.")
 
 
 def _discover_plugins() -> None:
