@@ -94,6 +94,7 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     _, info = world.reset(seed=seed)
     tasks, fps = info["task"], world.contract.fps
     assert isinstance(tasks, Sequence)
+    world.close()
     policy = lerobot_policy.load(path)
     twin = RobotConfig.get_choice_class("worldlab_so101")
     drives: list[Drive] = []
