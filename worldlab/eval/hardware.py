@@ -96,7 +96,12 @@ class Finding:
     @property
     def sentence(self) -> str:
         """The finding in words."""
-        return f"{self.check} {self.measured:.3g} {self.unit}, allowed {self.limit:.3g} ({self.where})"
+        return f"{self.check} {self.amount}, allowed {self.limit:.3g} ({self.where})"
+
+    @property
+    def amount(self) -> str:
+        """What was measured, with its unit."""
+        return f"{self.measured:.0f} {self.unit}" if self.measured >= 100 else f"{self.measured:.3g} {self.unit}"
 
 
 def judge(drives: Sequence[Drive], limits: Limits) -> tuple[Finding, ...]:
