@@ -178,8 +178,7 @@ def _sections(check: Check, name: str, about: dict[str, Json]) -> Sequence[Secti
     verdict = "Nothing speaks against the real arm." if check.passed else "Do not run this on the real arm."
     steps = sum(len(d.target) for d in check.drives)
     rows = tuple(
-        ("passed" if f.passed else "FAILED", f.check, f"{f.measured:.3g} {f.unit}", f"{f.limit:.3g}", f.where)
-        for f in check.findings
+        ("passed" if f.passed else "FAILED", f.check, f.amount, f"{f.limit:.3g}", f.where) for f in check.findings
     )
     lead = (
         f"{name} drove the simulated SO-101 in {len(check.drives)} scenes of {check.env} through LeRobot's own robot "
@@ -188,10 +187,7 @@ def _sections(check: Check, name: str, about: dict[str, Json]) -> Sequence[Secti
     )
     facts = (
         Fact("pass" if check.passed else "fail", "verdict", f"{len(failed)} of {len(check.findings)} checks failed"),
-        *(
-            Fact(f"{f.measured:.2g} {f.unit}", f.check, f"allowed {f.limit:.3g}; {f.where}")
-            for f in check.findings[2:5]
-        ),
+        *(Fact(f.amount, f.check, f"allowed {f.limit:.3g}; {f.where}") for f in check.findings[2:5]),
     )
     return (
         Title("Hardware check", lead, facts, about),
