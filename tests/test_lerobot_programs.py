@@ -69,17 +69,19 @@ class Said:
     recorded: str
     replayed: str
     teleoperated: str
+    real_time: str
     evaluations: tuple[Path, Path]
     data: Path
 
 
 @pytest.fixture(scope="module")
 def said(exported, ours, tmp_path_factory):
-    """Six programs, one after another in one process: LeRobot takes 10 s to import."""
+    """Seven programs, one after another in one process: LeRobot takes 10 s to import."""
     out = tmp_path_factory.mktemp("programs")
     evaluations = (out / "1", out / "3")
     commands = [*(evaluate(exported, folder) for folder in evaluations), roll_out(exported, ours.obs.task[0])]
     commands += [record(out), replay(out), teleoperate(out)]
+    commands.append([*roll_out(exported, ours.obs.task[0]), "--inference.type=rtc"])
     done = subprocess.run(
         [sys.executable, "-c", PROGRAMS, json.dumps(commands)],
         capture_output=True,
@@ -186,6 +188,12 @@ def test_lerobot_records_one_scene_an_episode_and_replays_it_with_success(said):
     for part, scene in ((first, 20), (second, 21), (said.replayed, 21), (said.teleoperated, 22)):
         assert f"scene {scene};" in part
         assert "task achieved after" in part
+
+
+def test_lerobot_rollout_plans_while_the_arm_moves(said):
+    assert "RTC inference thread started" in said.real_time
+    assert "RTC inference error" not in said.real_time
+    assert "task achieved after" in said.real_time
 
 
 def test_seeds_that_are_not_consecutive_are_refused():

@@ -214,11 +214,11 @@ class Imagine(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Export(Verb):
-    """Write a store as a LeRobot dataset, or a run as a LeRobot policy."""
+    """Write a store as a LeRobot dataset, or a run as a LeRobot policy, checked before it may move an arm."""
 
     what: Positional[Literal["dataset", "policy"]]
     """What to export."""
-    source: Positional[Path]
+    source: Positional[str]
     """The store or the run."""
     out: Path
     """The folder to make; an export of a dataset that was interrupted goes on."""
@@ -228,14 +228,20 @@ class Export(Verb):
     """Of a dataset: also write physics and privileged state, which LeRobot's policies ignore."""
     episodes: int | None = None
     """Of a dataset: write only the first so many."""
+    check: bool = False
+    """Of a policy: drive the simulated arm with it first, and refuse one that the real arm should not run."""
+    force: bool = False
+    """With --check: export what was refused all the same; the report says why it should not run."""
 
     @override
     def run(self) -> "Outcome":
-        from worldlab.workbench import export
+        from worldlab.workbench import export_dataset, export_policy
 
-        return export(
-            self.what, self.source, self.out, images=self.images, physics=self.physics, episodes=self.episodes
-        )
+        if self.what == "dataset":
+            return export_dataset(
+                self.source, self.out, images=self.images, physics=self.physics, episodes=self.episodes
+            )
+        return export_policy(Path(self.source), self.out, check=self.check, force=self.force, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,7 +250,7 @@ class Import(Verb):
 
     source: Positional[str]
     """A folder in LeRobot's format v3.0 or v2.1, or OWNER/NAME on the Hugging Face hub."""
-    out: Path
+    out: str
     """The store, for example data/pick.zarr."""
     rename: tuple[str, ...] = ()
     """NAME=FEATURE for cameras and columns, for example front=observation.images.top reward=score."""
@@ -262,16 +268,20 @@ class Import(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class View(Verb):
-    """What a store or a run holds."""
+    """What a store or a run holds: a table, and its episodes or its training in the Rerun viewer."""
 
     path: Positional[Path]
     """A store or a run folder."""
+    episodes: tuple[int, ...] = ()
+    """Which episodes of a store to look at, counted from 0; the first three if none are given."""
+    out: Path | None = None
+    """Write this .rrd file instead of opening the viewer. Without a display, one is written beside the store."""
 
     @override
     def run(self) -> "Outcome":
         from worldlab.workbench import view
 
-        return view(self.path)
+        return view(self.path, self.episodes, self.out)
 
 
 @dataclass(frozen=True, kw_only=True)

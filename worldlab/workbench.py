@@ -278,33 +278,38 @@ def imagine(
     )
 
 
-def export(
-    what: Literal["dataset", "policy"],
-    source: Path,
-    out: Path,
-    *,
-    images: bool = False,
-    physics: bool = False,
-    episodes: int | None = None,
+def export_dataset(
+    source: str | Path, out: Path, *, images: bool = False, physics: bool = False, episodes: int | None = None
 ) -> Outcome:
-    """To LeRobot; see `worldlab export --help`."""
-    if what == "dataset":
-        from worldlab.datasets.lerobot_export import export_dataset
+    """A store to LeRobot; see `worldlab export --help`."""
+    from worldlab.datasets import lerobot_export
 
-        store = datasets.EpisodeStore(source)
-        n = len(store) if episodes is None else min(episodes, len(store))
-        export_dataset(store, out, video=not images, physics=physics, episodes=range(n))
-        return Outcome(f"{n} episodes exported: {out}", {"out": str(out), "episodes": n})
+    store = datasets.EpisodeStore(source)
+    n = len(store) if episodes is None else min(episodes, len(store))
+    lerobot_export.export_dataset(store, out, video=not images, physics=physics, episodes=range(n))
+    return Outcome(f"{n} episodes exported: {out}", {"out": str(out), "episodes": n})
+
+
+def export_policy(source: Path, out: Path, *, check: bool = False, force: bool = False, seed: int = 0) -> Outcome:
+    """A run to LeRobot; see `worldlab export --help`."""
+    if force and not check:
+        raise UsageError("--force goes with --check.")
+    if check:
+        from worldlab.hardware_check import export_checked
+
+        result, page = export_checked(source, out, force=force, seed=seed)
+        line = f"policy exported, {result.verdict}: {out}, {page}"
+        return Outcome(line, {"out": str(out), "report": str(page), **result.to_json()})
     from worldlab import policies
-    from worldlab.policies.lerobot_policy import export_policy
+    from worldlab.policies import lerobot_policy
 
-    export_policy(policies.load_run(source), out)
+    lerobot_policy.export_policy(policies.load_run(source), out)
     return Outcome(f"policy exported: {out}", {"out": str(out)})
 
 
 def import_lerobot(
     source: str,
-    out: Path,
+    out: str | Path,
     *,
     rename: tuple[str, ...] = (),
     size: tuple[int, int] | None = None,
@@ -327,25 +332,20 @@ def import_lerobot(
     )
 
 
-def view(path: Path) -> Outcome:
-    """What a store or a run holds."""
+def view(path: Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:
+    """What a store or a run holds; see `worldlab view --help`."""
+    from worldlab import summaries, viewing
+
+    if out is None and not viewing.has_display():
+        out = path.with_suffix(".rrd")
     if (path / "config.json").is_file():
         run = Run.open(path)
-        last = run.read_log()[-1:]
-        values: dict[str, Json] = {"kind": run.config["kind"], "preset": run.config.get("preset"), **(last or [{}])[0]}
-        return Outcome("\n".join(f"{name:10} {value}" for name, value in values.items()), values)
-    store = datasets.EpisodeStore(path)
-    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-    values = {
-        "env": str(store.provenance.get("env")),
-        "episodes": len(store),
-        "rows": int(store.lengths.sum()),
-        "bytes": size,
-        "columns": list(store.columns),
-        "cameras": to_json(store.spec.cameras),
-        "tasks": list(store.tasks),
-    }
-    return Outcome("\n".join(f"{name:10} {value}" for name, value in values.items()), values)
+        summary, told = summaries.summarize_run(run), viewing.show_run(run, out)
+    else:
+        store = datasets.EpisodeStore(path)
+        summary = summaries.summarize_store(store)
+        told = viewing.show_store(store, episodes, out)
+    return Outcome(f"{summary.text}\n\n{told}", {**summary.values, "recording": None if out is None else str(out)})
 
 
 def names(what: Literal["envs", "presets", "variations"]) -> Outcome:

@@ -16,7 +16,7 @@ def test_sampling_is_the_euler_integrator_of_diffusers():
     obs = make_batch(spec).obs.map(lambda x: x[:, 0])
     with torch.inference_mode():
         prefix, facts, _ = policy._read(obs, obs.task)
-        ours = policy.head.sample(policy.backbone, prefix, facts, range(8), 3)
+        ours = policy.head.sample(policy.backbone, prefix, facts, range(8), 3, obs.state.new_zeros(8, 0, 6))
         n = policy.config.euler_steps
         scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
         scheduler.set_timesteps(sigmas=[1 - i / n for i in range(n)])

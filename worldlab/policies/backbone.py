@@ -4,6 +4,9 @@ The prefix [tokens of each camera][instruction] is read once with bidirectional 
 keys and values that each layer of the language model leaves in its cache, as in pi0.
 """
 
+# pyright: reportCallIssue=false
+# The configurations of transformers carry no types.
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal

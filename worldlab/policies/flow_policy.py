@@ -128,11 +128,14 @@ class FlowHead(Head):
         facts: Sequence[Float[Tensor, "b _"]],
         seeds: Sequence[int],
         step: int,
+        committed: Float[Tensor, "b c a"],
     ) -> Float[Tensor, "b k a"]:
-        """Euler steps from noise at t = 1 to a chunk at t = 0."""
+        """Euler steps from noise at t = 1 to a chunk at t = 0; what is committed is on its straight line at every t."""
         shape = (self.config.chunk, self.action_in.in_features)
-        x = seeding.normal(seeds, step, shape).to(facts[0])[:, None]
+        noise = seeding.normal(seeds, step, shape).to(facts[0])
+        x, c = noise, committed.shape[1]
         for i in range(self.config.euler_steps):
-            t = torch.full_like(x[..., 0, 0], 1 - i / self.config.euler_steps)
-            x = x - self.velocity(prefix, facts, x, t) / self.config.euler_steps
-        return x[:, 0]
+            t = 1 - i / self.config.euler_steps
+            x = torch.cat([t * noise[:, :c] + (1 - t) * committed, x[:, c:]], 1)[:, None]
+            x = (x - self.velocity(prefix, facts, x, torch.full_like(x[..., 0, 0], t)) / self.config.euler_steps)[:, 0]
+        return torch.cat([committed, x[:, c:]], 1)

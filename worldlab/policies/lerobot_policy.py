@@ -107,8 +107,7 @@ def export_policy(policy: VLA, out: str | Path) -> Path:
         UsageError: the policy is not for the SO-101, `out` is taken, or the plugin is not installed.
     """
     spec, out = policy.spec, Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} already exists and is not empty; choose another --out.")
+    check_out(out)
     if not (spec.state == spec.action == so101.NAMES and spec.control == "joint_position"):
         acts = ", ".join(spec.action)
         raise UsageError(f"only policies for the SO-101's joint positions go to LeRobot; this one sets {acts}.")
@@ -135,6 +134,12 @@ def export_policy(policy: VLA, out: str | Path) -> Path:
     for part in (exported, *make_pre_post_processors(config)):
         part.save_pretrained(out)
     return out
+
+
+def check_out(out: Path) -> None:
+    """Raise `UsageError` where `out` is neither a new directory nor an empty one."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} already exists and is not empty; choose another --out.")
 
 
 def _discover_plugins() -> None:
@@ -167,10 +172,16 @@ class LeRobotPolicy:
 
         with contextlib.redirect_stdout(sys.stderr):  # LeRobot prints, and the standard output may be a program's
             config = PreTrainedConfig.from_pretrained(path, cli_overrides=[f"--device={device}"])
-            self._policy = get_policy_class(config.type).from_pretrained(path, config=config, strict=True)
-            self._before, self._after = make_pre_post_processors(
-                config, str(path), preprocessor_overrides={"device_processor": {"device": str(device)}}
-            )
+            if "pretrained_backbone_weights" in vars(config):  # ACT would fetch ImageNet's, and then load its own
+                setattr(config, "pretrained_backbone_weights", None)  # noqa: B010
+            try:
+                self._policy = get_policy_class(config.type).from_pretrained(path, config=config, strict=True)
+                self._before, self._after = make_pre_post_processors(
+                    config, str(path), preprocessor_overrides={"device_processor": {"device": str(device)}}
+                )
+            except OSError as error:  # a policy such as SmolVLA names its language model's tokenizer by a hub's name
+                reason = str(error).splitlines()[0]
+                raise UsageError(f"the policy in '{path}' needs files that are not on this machine: {reason}") from None
         joints = {
             feature.shape for feature in (config.robot_state_feature, config.action_feature) if feature is not None
         }
@@ -179,6 +190,8 @@ class LeRobotPolicy:
                 f"'{path}' is a policy for another robot than the SO-101: its joints are {sorted(joints)}."
             )
         self._cameras = {k.removeprefix(_IMAGE): tuple(f.shape[-2:]) for k, f in config.image_features.items()}
+        self.executes = int(vars(config).get("n_action_steps", 1))
+        """Every so many calls of `act` it plans anew."""
         self._seeds: tuple[int, ...] = ()
         self._step = 0
 

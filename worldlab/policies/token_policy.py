@@ -77,22 +77,29 @@ class TokenHead(Head):
         return self.logits(hidden[:, f - 1 :]).float()
 
     def decode(
-        self, backbone: Backbone, prefix: Prefix, facts: Sequence[Float[Tensor, "b _"]]
+        self,
+        backbone: Backbone,
+        prefix: Prefix,
+        facts: Sequence[Float[Tensor, "b _"]],
+        given: Int[Tensor, "b g"] | None = None,
     ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n v"]]:
-        """The most probable next token, one after the other, and the logits it was taken from."""
+        """The most probable next token, one after the other, and the logits it was taken from; the first are given."""
         known = self.facts(facts)
         b, f, _ = known.shape
         ids = torch.zeros(b, 0, dtype=torch.long, device=known.device)
         everyone, new = prefix.valid, f
         logits: list[Tensor] = []
-        for _ in range(len(self.slot)):
+        for i in range(len(self.slot)):
             everyone = torch.cat([everyone, everyone.new_ones(b, new)], 1)
             tokens = self._tokens(backbone, known, ids)[:, -new:]
             sees = everyone[:, None].expand(-1, new, -1)
             place = positions(everyone)[:, -new:]
             hidden = prefix.extend(backbone.language, tokens, additive(sees), place)
             logits.append(self.logits(hidden[:, -1]).float())
-            ids = torch.cat([ids, self.tokenizer.first + logits[-1].argmax(-1, keepdim=True)], 1)
+            following = self.tokenizer.first + logits[-1].argmax(-1, keepdim=True)
+            if given is not None and i < given.shape[1]:
+                following = given[:, i : i + 1]
+            ids = torch.cat([ids, following], 1)
             new = 1
         prefix.cache.crop(prefix.valid.shape[1] - everyone.shape[1])
         return ids, torch.stack(logits, 1)
@@ -130,7 +137,8 @@ class TokenHead(Head):
         facts: Sequence[Float[Tensor, "b _"]],
         seeds: Sequence[int],
         step: int,
+        committed: Float[Tensor, "b c a"],
     ) -> Float[Tensor, "b k a"]:
         """Greedy decoding; nothing is random."""
-        ids, _ = self.decode(backbone, prefix, facts)
+        ids, _ = self.decode(backbone, prefix, facts, self.tokenizer.encode(committed.flatten(1)))
         return self.tokenizer.decode(ids).unflatten(1, (-1, self.actions))

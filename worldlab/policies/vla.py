@@ -63,8 +63,9 @@ class Head(nn.Module):
         facts: Sequence[Float[Tensor, "b _"]],
         seeds: Sequence[int],
         step: int,
+        committed: Float[Tensor, "b c a"],
     ) -> Float[Tensor, "b k a"]:
-        """A chunk for each row, its noise keyed by (seed, step)."""
+        """A chunk for each row that goes on from the committed actions, its noise keyed by (seed, step)."""
 
 
 class Facts(nn.ModuleList):
@@ -200,9 +201,21 @@ class VLA(nn.Module):
         """Begin one episode per seed."""
         self._seeds, self._step = tuple(seeds), 0
 
-    @torch.inference_mode()
     def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
         """The next `execute` actions of each episode, in environment units.
+
+        Raises:
+            UsageError: there are not as many observations as episodes.
+        """
+        return self.plan(obs)[:, : self.config.execute]
+
+    @torch.inference_mode()
+    def plan(self, obs: Observation, committed: Float[Tensor, "b c a"] | None = None) -> Float[Tensor, "b k a"]:
+        """The whole chunk of each episode, in environment units.
+
+        With `committed`, the actions that will be executed while this computes, the chunk begins with them, and the
+        rest is sampled given them: real-time chunking (Black, Galliker and Levine 2025, arXiv:2506.07339) by
+        inpainting. At most a whole chunk is taken from them.
 
         On a CPU every episode is computed alone: the kernels there round a row differently depending on the rows beside
         it, and an episode must not depend on its company. On other devices the batch is computed at once, and rows
@@ -216,14 +229,18 @@ class VLA(nn.Module):
                 f"the policy was reset for {len(self._seeds)} episodes, but {len(obs.task)} ask it to act."
             )
         device = self.scale_state.mean.device
+        if committed is None:
+            committed = obs.state.new_zeros(len(obs.task), 0, len(self.spec.action))
         together = 1 if device.type == "cpu" else len(obs.task)
         chunks: list[Tensor] = []
         for start in range(0, len(obs.task), together):
             rows = slice(start, start + together)
             part = replace(obs.map(lambda x, rows=rows: x[rows].to(device)), task=obs.task[rows])
             prefix, facts, _ = self._read(part, part.task)
-            chunk = self.head.sample(self.backbone, prefix, facts, self._seeds[rows], self._step)
-            chunks.append(self._unscaled(chunk, part.state)[:, : self.config.execute])
+            known = committed[rows, : self.config.chunk].to(device)
+            given = self._scaled(known, part.state)
+            chunk = self.head.sample(self.backbone, prefix, facts, self._seeds[rows], self._step, given)
+            chunks.append(torch.cat([known, self._unscaled(chunk, part.state)[:, known.shape[1] :]], 1))
         self._step += self.config.execute
         chunk = torch.cat(chunks)
         return chunk.clamp(chunk.new_tensor(self.spec.low), chunk.new_tensor(self.spec.high))

@@ -40,14 +40,27 @@ class WorldlabPolicy(PreTrainedPolicy):
         loss, metrics = self.model.loss(window_from_batch(batch, self.model.spec.cameras))
         return loss, {name: value.item() for name, value in metrics.items()}
 
+    def supports_rtc(self) -> bool:
+        """Both heads go on from actions that are already decided."""
+        return True
+
     @torch.no_grad()
-    def predict_action_chunk(self, batch: Batch, **kwargs: object) -> Tensor:
-        """The next actions of each episode in LeRobot's units, (b, k, 6). Each call goes on with the episode."""
+    def predict_action_chunk(
+        self, batch: Batch, inference_delay: int = 0, prev_chunk_left_over: Tensor | None = None, **kwargs: object
+    ) -> Tensor:
+        """The next actions of each episode in LeRobot's units, (b, k, 6). Each call goes on with the episode.
+
+        Real-time chunking: the arm executes the first `inference_delay` actions of `prev_chunk_left_over` while this
+        computes, so the new chunk begins with exactly these, and the rest is sampled to follow them.
+        """
         obs = observation_from_batch(batch, self.model.spec.cameras)
         if self._fresh:
             self.model.reset(self._seeds(batch, len(obs.task)))
             self._fresh = False
-        return so101.to_lerobot(self.model.act(obs))
+        committed = None
+        if prev_chunk_left_over is not None:
+            committed = so101.from_lerobot(_unpadded(prev_chunk_left_over)[:, :inference_delay])
+        return so101.to_lerobot(self.model.plan(obs, committed))
 
     @torch.no_grad()
     def select_action(self, batch: Batch, **kwargs: object) -> Tensor:
@@ -64,3 +77,10 @@ class WorldlabPolicy(PreTrainedPolicy):
         first = self.config.seed + self._episodes
         self._episodes += n
         return list(range(first, first + n))
+
+
+def _unpadded(left_over: Tensor) -> Tensor:
+    """LeRobot's (t, 6) or (b, t, 6) as (b, t, 6), without the zeros with which it fills short ones."""
+    batch = left_over if left_over.ndim == 3 else left_over[None]
+    acting = batch.abs().amax((0, 2)).nonzero()
+    return batch[:, : int(acting[-1]) + 1 if len(acting) else 0]
