@@ -14,7 +14,6 @@ from worldlab.datasets import EpisodeStore
 from worldlab.datasets.lerobot_export import export_dataset
 from worldlab.datasets.lerobot_import import import_dataset
 from worldlab.rollout import rollout
-from worldlab.workbench import evaluate
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +24,7 @@ programs = {entry.name: entry for entry in entry_points(group="console_scripts")
 for sys.argv in json.loads(sys.stdin.read()):
     programs[sys.argv[0]].load()()
 """
-"""Runs LeRobot's programs one after another in one process: each would take 10 s to import LeRobot."""
+"""Runs installed programs one after another in one process: each would take 10 s to import LeRobot."""
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +59,8 @@ def folder(store, tmp_path_factory):
         " --operation.episode_indices=[1]",
         f"lerobot-train --dataset.repo_id=me/set --dataset.root={out}/set {act} --steps=3 --save_freq=3 --batch_size=2"
         f" --num_workers=0 --env_eval_freq=0 --wandb.enable=false --output_dir={out}/act",
+        f"worldlab eval lerobot:{out}/act/checkpoints/000003/pretrained_model --env=worldlab/Reach-v0 --episodes=2"
+        " --no-controls --json",
     ]
     done = subprocess.run(
         [sys.executable, "-c", PROGRAMS],
@@ -71,6 +72,7 @@ def folder(store, tmp_path_factory):
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Repository ID" in done.stdout + done.stderr
+    (out / "eval.json").write_text(done.stdout.splitlines()[-1])
     return out
 
 
@@ -101,6 +103,4 @@ def test_what_lerobot_edited_comes_back(store, folder, tmp_path, name, kept):
 
 
 def test_worldlab_evaluates_the_act_that_lerobot_trained(folder):
-    act = folder / "act" / "checkpoints" / "000003" / "pretrained_model"
-    result = evaluate(f"lerobot:{act}", "worldlab/Reach-v0", 2, controls=False)
-    assert result.values["n"] == 2
+    assert json.loads((folder / "eval.json").read_text())["n"] == 2

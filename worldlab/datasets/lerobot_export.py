@@ -112,7 +112,7 @@ def _plan(store: EpisodeStore, video: bool, physics: bool, episodes: Sequence[in
         raise UsageError(f"'{store.path}' holds no actions to export; collect episodes first.")
     spec = store.spec if physics else replace(store.spec, privileged=())
     seeds = tuple(int(store.seeds[i]) for i in chosen)
-    return _Plan(str(Path(store.path).absolute()), seeds, chosen, spec, video, physics, part)
+    return _Plan(str(store.path), seeds, chosen, spec, video, physics, part)
 
 
 def _check(store: EpisodeStore, out: Path, plan: _Plan) -> None:
