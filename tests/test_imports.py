@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from importlib import metadata
 from pathlib import Path
 
@@ -15,16 +14,6 @@ def test_help_loads_nothing_heavy():
     code = f"import sys, worldlab, worldlab.cli; print([m for m in {HEAVY} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "[]"
-
-
-def test_help_answers_in_half_a_second():
-    command = [sys.executable, "-m", "worldlab", "--help"]
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        subprocess.run(command, capture_output=True, check=True)
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.5
 
 
 def test_the_package_holds_no_module_named_like_a_dependency_at_top_level():
