@@ -36,7 +36,7 @@ class Demonstrable(Protocol):
         ...
 
 
-def _cameras(config: Config, spec: Spec) -> tuple[str, ...]:
+def _cameras(config: Config, spec: Spec) -> dict[str, tuple[int, int]]:
     wanted = tuple(spec.cameras) if config.cameras is None else config.cameras
     if config.grounding.weight > 0 and config.grounding.camera not in wanted:
         raise UsageError(
@@ -45,7 +45,7 @@ def _cameras(config: Config, spec: Spec) -> tuple[str, ...]:
         )
     if missing := [name for name in wanted if name not in spec.cameras]:
         raise UsageError(f"the data has no camera '{missing[0]}'; it has {', '.join(spec.cameras) or 'none'}.")
-    return wanted
+    return {name: spec.cameras[name] for name in wanted}
 
 
 def _assemble(config: Config, spec: Spec, statistics: Statistics, backbone: Backbone) -> VLA:
@@ -71,7 +71,9 @@ def create(config: Config, spec: Spec, statistics: Statistics, tasks: Sequence[s
         UsageError: a camera is missing, or a pretrained part cannot be read.
     """
     reserved = config.bins if isinstance(config, TokenConfig) else 0
-    backbone = Backbone.create(config.backbone, _cameras(config, spec), tasks, reserved)
+    pointing = config.grounding.camera if config.grounding.weight > 0 else None
+    cameras = _cameras(config, spec)
+    backbone = Backbone.create(config.backbone, cameras, tasks, reserved=reserved, pointing=pointing)
     return _assemble(config, spec, statistics, backbone)
 
 
@@ -129,5 +131,5 @@ def of_description(description: Mapping[str, Json]) -> VLA:
     statistics = TypeAdapter(Statistics).validate_python(description["statistics"])
     architecture = description["backbone"]
     assert isinstance(architecture, dict)
-    backbone = Backbone.of_description(architecture, tuple(spec.cameras), config.backbone.attention)
+    backbone = Backbone.of_description(config.backbone, architecture, spec.cameras)
     return _assemble(config, spec, statistics, backbone).eval()

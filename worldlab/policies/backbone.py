@@ -22,6 +22,7 @@ from transformers import (
     DynamicCache,
     LlamaConfig,
     LlamaModel,
+    PreTrainedModel,
     PreTrainedTokenizerFast,
     SiglipVisionConfig,
     SiglipVisionModel,
@@ -60,15 +61,31 @@ class Prefix:
     """What the trunk made of images and instruction."""
 
     cache: DynamicCache
-    """Keys and values of each layer."""
-    hidden: Float[Tensor, "b n d"]
-    """The last layer's output."""
+    """Keys and values of each layer of the language model."""
     valid: Bool[Tensor, "b n"]
-    """False on the padding of short instructions."""
+    """Tokens of the prefix that are not padding."""
+    words: Float[Tensor, "b l d"]
+    """The trunk's output at the instruction's tokens: what asks where to point."""
+    spoken: Bool[Tensor, "b l"]
+    """Which of the words are not padding."""
+    map: Float[Tensor, "b m e"]
+    """Features with a place in the pointing camera's image, `Backbone.centres`: what is pointed at."""
+    cross: Float[Tensor, "b c e"] | None = None
+    """A second stream that the trunk's gated cross-attention layers read; None where there are no such layers."""
+
+    def detach(self) -> "Prefix":
+        """The same numbers without a gradient into the trunk, in a cache of their own (knowledge insulation)."""
+        cache = DynamicCache()
+        for i, (keys, values, _) in enumerate(self.cache):
+            assert keys is not None
+            assert values is not None
+            cache.update(keys.detach(), values.detach(), i)
+        cross = None if self.cross is None else self.cross.detach()
+        return Prefix(cache, self.valid, self.words.detach(), self.spoken, self.map.detach(), cross)
 
     def extend(
         self,
-        model: LlamaModel,
+        model: PreTrainedModel,
         tokens: Float[Tensor, "b q d"],
         mask: Float[Tensor, "b 1 q n"],
         place: Int[Tensor, "b q"],
@@ -116,66 +133,87 @@ def _unreadable(part: str, name: str, error: Exception) -> UsageError:
 class Backbone(nn.Module):
     """Images and instructions -> `Prefix`."""
 
+    centres: Tensor
+    """(m, 2): where each feature of `Prefix.map` is in the image, (u, v) from 0 to 1 from the top left."""
+
     def __init__(
         self,
+        config: BackboneConfig,
         vision: SiglipVisionModel,
         language: LlamaModel,
         tokenizer: TextTokenizer,
-        cameras: tuple[str, ...],
-        attention: str,
+        cameras: Mapping[str, tuple[int, int]],
+        pointing: str,
     ) -> None:
         """Put the parts together; see `create` and `of_description`."""
         super().__init__()
-        self.cameras, self.tokenizer, self.attention = cameras, tokenizer, attention
+        self.config, self.cameras, self.tokenizer = config, dict(cameras), tokenizer
         self.vision, self.language = vision, language
-        vision.set_attn_implementation(attention)
-        language.set_attn_implementation(attention)
+        vision.set_attn_implementation(config.attention)
+        language.set_attn_implementation(config.attention)
         seen, width = vision.config.hidden_size, language.config.hidden_size
         self.projector = nn.Sequential(nn.Linear(seen, width), nn.GELU(), nn.Linear(width, width))
         self.camera = nn.Parameter(torch.randn(len(cameras), 1, width) * 0.02)
+        self._pointing = list(cameras).index(pointing)
+        patch = vision.config.patch_size
+        assert isinstance(patch, int)
+        cells = self.side // patch
+        self.register_buffer("centres", grid(cells, cells), persistent=False)
 
     @classmethod
     def create(
-        cls, config: BackboneConfig, cameras: tuple[str, ...], tasks: Sequence[str], reserved: int = 0
+        cls,
+        config: BackboneConfig,
+        cameras: Mapping[str, tuple[int, int]],
+        tasks: Sequence[str],
+        *,
+        reserved: int = 0,
+        notes: Sequence[str] = (),
+        pointing: str | None = None,
     ) -> "Backbone":
         """A trunk as the config asks for, pretrained parts loaded.
 
         Args:
             config: which parts, and how large.
-            cameras: their order in the prefix.
+            cameras: name -> (h, w), in their order in the prefix.
             tasks: the instructions of the data set.
             reserved: ids that a small language model has beyond its words, at the end of its vocabulary.
+            notes: examples of the second text, the longest among them; () where there is none.
+            pointing: whose image `Prefix.map` is about; None is the first camera.
 
         Raises:
             UsageError: a named checkpoint cannot be read, or is of another type.
         """
         if config.language is None:
-            tokenizer = TextTokenizer.of_words(tasks)
+            tokenizer = TextTokenizer.of_words(tasks, notes)
             language = LlamaModel(_small_language(config, tokenizer.size + reserved))
         else:
             language = _read(LlamaModel, "language model", ("llama",), config.language)
-            tokenizer = TextTokenizer.fitting(_read_tokenizer(config.language), tasks)
+            tokenizer = TextTokenizer.fitting(_read_tokenizer(config.language), tasks, notes)
         if config.vision is None:
             vision = SiglipVisionModel(_small_vision(config))
         else:
             vision = _read(SiglipVisionModel, "vision tower", ("siglip", "siglip_vision_model"), config.vision)
-        return cls(vision, language, tokenizer, cameras, config.attention)
+        return cls(config, vision, language, tokenizer, cameras, pointing or next(iter(cameras)))
 
     @classmethod
-    def of_description(cls, description: Mapping[str, Json], cameras: tuple[str, ...], attention: str) -> "Backbone":
-        """The same architecture with fresh weights: the inverse of `describe`."""
+    def of_description(
+        cls, config: BackboneConfig, description: Mapping[str, Json], cameras: Mapping[str, tuple[int, int]]
+    ) -> "Backbone":
+        """The same architecture with fresh weights: the inverse of `describe`. No checkpoint is read."""
+        vision, language, pointing = description["vision"], description["language"], description["pointing"]
         text = description["tokenizer"]
-        vision, language, width = description["vision"], description["language"], description["text_width"]
-        assert isinstance(text, str)
-        assert isinstance(width, int)
+        assert isinstance(pointing, str)
+        assert isinstance(text, dict)
         assert isinstance(vision, dict)
         assert isinstance(language, dict)
         return cls(
+            config,
             SiglipVisionModel(SiglipVisionConfig.from_dict(vision)),
             LlamaModel(LlamaConfig.from_dict(language)),
-            TextTokenizer.of_description(text, width),
+            TextTokenizer.of_description(text),
             cameras,
-            attention,
+            pointing,
         )
 
     def describe(self) -> dict[str, Json]:
@@ -184,8 +222,25 @@ class Backbone(nn.Module):
             "vision": self.vision.config.to_diff_dict(),
             "language": self.language.config.to_diff_dict(),
             "tokenizer": self.tokenizer.describe(),
-            "text_width": self.tokenizer.width,
+            "pointing": list(self.cameras)[self._pointing],
         }
+
+    @property
+    def attention(self) -> str:
+        """Transformers' name of the attention implementation, for what attends to the prefix."""
+        return self.config.attention
+
+    @property
+    def width(self) -> int:
+        """Width of the language model's tokens."""
+        width = self.language.config.hidden_size
+        assert isinstance(width, int)
+        return width
+
+    @property
+    def map_width(self) -> int:
+        """Width of the features of `Prefix.map`."""
+        return self.width
 
     @property
     def side(self) -> int:
@@ -194,24 +249,6 @@ class Backbone(nn.Module):
         assert isinstance(side, int)
         return side
 
-    @property
-    def patches(self) -> int:
-        """Tokens of one camera."""
-        patch = self.vision.config.patch_size
-        assert isinstance(patch, int)
-        return (self.side // patch) ** 2
-
-    def image_tokens(self, camera: str) -> slice:
-        """Where a camera's patches are in the prefix, row by row from the top left."""
-        start = self.cameras.index(camera) * self.patches
-        return slice(start, start + self.patches)
-
-    @property
-    def text_tokens(self) -> slice:
-        """Where the instruction is in the prefix."""
-        start = len(self.cameras) * self.patches
-        return slice(start, start + self.tokenizer.width)
-
     def _pixels(self, image: UInt8[Tensor, "b h w 3"]) -> Float[Tensor, "b 3 s s"]:
         """What the tower sees: [-1, 1], channels first, of its own size."""
         x = image.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -219,17 +256,71 @@ class Backbone(nn.Module):
             return x
         return interpolate(x, (self.side, self.side), mode="bilinear", antialias=True)
 
-    def forward(self, images: Mapping[str, UInt8[Tensor, "b _ _ 3"]], task: Sequence[str]) -> Prefix:
-        """Read images and instructions once."""
+    def embed(self, ids: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The language model's embeddings, scaled as it scales them, for `extend`."""
+        return self.language.get_input_embeddings()(ids)
+
+    def forward(
+        self,
+        images: Mapping[str, UInt8[Tensor, "b _ _ 3"]],
+        task: Sequence[str],
+        notes: Sequence[str] | None = None,
+    ) -> Prefix:
+        """Read images and instructions once.
+
+        Args:
+            images: camera name -> image.
+            task: one instruction for each row.
+            notes: a second text for each row, read after the instruction; only if `create` was given examples of it.
+        """
         pixels = torch.cat([self._pixels(images[name]) for name in self.cameras])
         seen = self.projector(self.vision(pixel_values=pixels).last_hidden_state)
         seen = seen.unflatten(0, (len(self.cameras), -1)) + self.camera[:, None]
-        ids, valid_text = (x.to(seen.device) for x in self.tokenizer(task))
-        tokens = torch.cat([seen.transpose(0, 1).flatten(1, 2), self.language.embed_tokens(ids)], 1)
-        valid = torch.cat([valid_text.new_ones(len(ids), len(self.cameras) * self.patches), valid_text], 1)
+        ids, spoken = self.tokenizer(task)
+        words = ids.shape[1]
+        if notes is not None:
+            more, filled = self.tokenizer.notes(notes)
+            ids, spoken = torch.cat([ids, more], 1), torch.cat([spoken, filled], 1)
+        ids, spoken = ids.to(seen.device), spoken.to(seen.device)
+        tokens = torch.cat([seen.transpose(0, 1).flatten(1, 2), self.embed(ids)], 1)
+        start = tokens.shape[1] - ids.shape[1]
+        valid = torch.cat([spoken.new_ones(len(ids), start), spoken], 1)
         mask = additive(valid[:, None].expand(-1, valid.shape[1], -1))
-        out = self.language(inputs_embeds=tokens, attention_mask=mask, position_ids=positions(valid), use_cache=True)
-        return Prefix(out.past_key_values, out.last_hidden_state, valid)
+        cache = DynamicCache()
+        hidden = self.language(
+            inputs_embeds=tokens, attention_mask=mask, position_ids=positions(valid), past_key_values=cache
+        ).last_hidden_state
+        place = self._pointing * len(self.centres)
+        return Prefix(
+            cache=cache,
+            valid=valid,
+            words=hidden[:, start : start + words],
+            spoken=spoken[:, :words],
+            map=hidden[:, place : place + len(self.centres)],
+        )
+
+    def extend(
+        self,
+        prefix: Prefix,
+        tokens: Float[Tensor, "b q d"],
+        mask: Float[Tensor, "b 1 q n"],
+        place: Int[Tensor, "b q"],
+    ) -> Float[Tensor, "b q d"]:
+        """What the trunk itself makes of tokens after its prefix; their keys and values stay in the cache.
+
+        Args:
+            prefix: what it has read.
+            tokens: embeddings.
+            mask: additive, over the prefix and the tokens after it.
+            place: positions.
+        """
+        return prefix.extend(self.language, tokens, mask, place)
+
+
+def grid(rows: int, columns: int) -> Float[Tensor, "m 2"]:
+    """Centres of rows x columns patches as (u, v), row by row from the top left."""
+    v, u = torch.meshgrid((torch.arange(rows) + 0.5) / rows, (torch.arange(columns) + 0.5) / columns, indexing="ij")
+    return torch.stack([u, v], -1).flatten(0, 1)
 
 
 def _read[M: (SiglipVisionModel, LlamaModel)](family: type[M], part: str, types: Sequence[str], name: str) -> M:

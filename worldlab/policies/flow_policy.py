@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers import LlamaConfig, LlamaModel
 
 from worldlab import seeding
+from worldlab.policies import languages
 from worldlab.policies.attention import additive, block_causal, positions
 from worldlab.policies.backbone import Backbone, Prefix
 from worldlab.policies.vla import Facts, Head, VLAConfig
@@ -45,15 +45,6 @@ def time_embedding(t: Float[Tensor, "*b"], width: int) -> Float[Tensor, "*b d"]:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-def expert_config(language: LlamaConfig, width: int) -> LlamaConfig:
-    """A narrower model whose keys and values have the trunk's shape, layer by layer."""
-    small = LlamaConfig.from_dict(language.to_dict())
-    small.hidden_size, small.intermediate_size, small.vocab_size = width, 8 * width // 3, 1
-    small.pad_token_id = small.bos_token_id = small.eos_token_id = None
-    small.initializer_range = width**-0.5
-    return small
-
-
 class FlowHead(Head):
     """The action expert: [prefix, bidirectional][facts][actions, bidirectional], each block blind to the later ones."""
 
@@ -65,9 +56,9 @@ class FlowHead(Head):
         self.facts = Facts(facts, width)
         self.action_in = nn.Linear(actions, width)
         self.time_in, self.time_out = nn.Linear(2 * width, width), nn.Linear(width, width)
-        self.expert = LlamaModel(expert_config(backbone.language.config, width))
+        self.expert = languages.build(languages.expert_config(backbone.language.config, width))
         self.expert.set_attn_implementation(backbone.attention)
-        del self.expert.embed_tokens
+        del self.expert.embed_tokens  # its tokens are no words
         self.action_out = nn.Linear(width, actions)
 
     def velocity(

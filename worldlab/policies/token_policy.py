@@ -57,7 +57,7 @@ class TokenHead(Head):
 
     def _tokens(self, backbone: Backbone, known: Float[Tensor, "b f d"], ids: Int[Tensor, "b n"]) -> Tensor:
         """Embeddings of the facts and of the action tokens so far; whoever asks for slot i is told so."""
-        tokens = torch.cat([known, backbone.language.embed_tokens(ids)], 1)
+        tokens = torch.cat([known, backbone.embed(ids)], 1)
         asking = known.shape[1] - 1
         return torch.cat([tokens[:, :asking], tokens[:, asking:] + self.slot[: tokens.shape[1] - asking]], 1)
 
@@ -72,7 +72,7 @@ class TokenHead(Head):
         everyone = torch.cat([prefix.valid, prefix.valid.new_ones(tokens.shape[:2])], 1)
         sees = block_causal(block, torch.cat([block.new_zeros(length), block]), everyone)
         place = positions(everyone)[:, length:]
-        hidden = prefix.extend(backbone.language, tokens, additive(sees), place)
+        hidden = backbone.extend(prefix, tokens, additive(sees), place)
         prefix.cache.crop(-tokens.shape[1])
         return self.logits(hidden[:, f - 1 :]).float()
 
@@ -94,7 +94,7 @@ class TokenHead(Head):
             tokens = self._tokens(backbone, known, ids)[:, -new:]
             sees = everyone[:, None].expand(-1, new, -1)
             place = positions(everyone)[:, -new:]
-            hidden = prefix.extend(backbone.language, tokens, additive(sees), place)
+            hidden = backbone.extend(prefix, tokens, additive(sees), place)
             logits.append(self.logits(hidden[:, -1]).float())
             following = self.tokenizer.first + logits[-1].argmax(-1, keepdim=True)
             if given is not None and i < given.shape[1]:

@@ -103,7 +103,7 @@ class VLA(nn.Module):
         self.expert = expert_columns(spec)
         self.grounding = None
         if config.grounding.weight > 0:
-            self.grounding = Grounding(backbone.language.config.hidden_size, backbone.patches)
+            self.grounding = Grounding(backbone.width, backbone.map_width, backbone.centres)
         self._seeds: tuple[int, ...] = ()
         self._step = 0
 
@@ -122,8 +122,7 @@ class VLA(nn.Module):
         prefix = self.backbone(obs.images, task)
         facts, logp = [self.scale_state(obs.state)], None
         if self.grounding is not None:
-            text, patches = self.backbone.text_tokens, self.backbone.image_tokens(self.config.grounding.camera)
-            logp = self.grounding(prefix.hidden[:, text], prefix.valid[:, text], prefix.hidden[:, patches])
+            logp = self.grounding(prefix.words, prefix.spoken, prefix.map)
             facts.append(2 * self.grounding.point(logp) - 1)
         return prefix, facts, logp
 
