@@ -19,7 +19,7 @@ def checkpoint(tmp_path_factory):
     """A vision tower and a language model as transformers saves them."""
     path = tmp_path_factory.mktemp("hub")
     torch.manual_seed(1)
-    made = Backbone.create(replace(TINY, width=48, image=48, layers=2), ("front",), TASKS)
+    made = Backbone.create(replace(TINY, width=48, image=48, layers=2), {"front": (32, 32)}, TASKS)
     made.vision.save_pretrained(path / "vision")
     made.language.save_pretrained(path / "language")
     tokenizer = PreTrainedTokenizerFast(
@@ -82,7 +82,7 @@ def test_words_unheard_of_become_the_unknown_token():
     known, _ = tokenizer(["reach the red cube"])
     assert (ids[0] == known[0]).tolist() == [True, True, False, True, True]
     assert ids[0, 2] == 1
-    again = TextTokenizer.of_description(tokenizer.describe(), tokenizer.width)
+    again = TextTokenizer.of_description(tokenizer.describe())
     assert torch.equal(again(["reach the purple CUBE"])[0], ids[:1])
 
 
@@ -91,6 +91,41 @@ def test_cameras_of_another_size_are_resized():
     wide = replace(spec, cameras={"front": (48, 64), "wrist": (32, 32)})
     batch = make_batch(spec)
     images = {"front": torch.zeros(8, 48, 64, 3, dtype=torch.uint8), "wrist": batch.obs.images["wrist"][:, 0]}
-    backbone = Backbone.create(TINY, tuple(wide.cameras), TASKS)
+    backbone = Backbone.create(TINY, wide.cameras, TASKS)
     prefix = backbone(images, batch.obs.task)
-    assert prefix.hidden.shape == (8, 2 * 16 + backbone.tokenizer.width, 32)
+    assert prefix.valid.shape == (8, 2 * 16 + backbone.tokenizer.width)
+    assert prefix.map.shape == (8, len(backbone.centres), 32)
+
+
+def test_a_detached_prefix_has_the_same_numbers_and_no_gradient():
+    obs = make_batch(make_spec()).obs.map(lambda x: x[:, 0])
+    prefix = Backbone.create(TINY, make_spec().cameras, TASKS)(obs.images, obs.task)
+    cut = prefix.detach()
+    for (keys, values, _), (k, v, _) in zip(prefix.cache, cut.cache, strict=True):
+        assert keys.requires_grad
+        assert not k.requires_grad
+        assert not v.requires_grad
+        assert torch.equal(k, keys)
+        assert torch.equal(v, values)
+    assert torch.equal(cut.words, prefix.words)
+    assert not cut.words.requires_grad
+    assert not cut.map.requires_grad
+    cut.cache.crop(3)
+    assert prefix.cache.get_seq_length() == prefix.valid.shape[1]
+
+
+def test_notes_follow_the_instruction_and_matter():
+    obs = make_batch(make_spec(), b=2).obs.map(lambda x: x[:, 0])
+    notes = ["state 1 2 3", "state 4"]
+    backbone = Backbone.create(TINY, make_spec().cameras, TASKS, notes=notes)
+    one = backbone(obs.images, obs.task, notes)
+    two = backbone(obs.images, obs.task, notes[::-1])
+    assert one.valid.shape[1] == 32 + backbone.tokenizer.width + 4
+    assert one.valid[:, -4:].tolist() == [[True] * 4, [True, True, False, False]]
+    assert one.words.shape == (2, backbone.tokenizer.width, 32)
+    assert not torch.equal(one.words, two.words)
+    assert (
+        not backbone.of_description(TINY, backbone.describe(), backbone.cameras)
+        .load_state_dict(backbone.state_dict(), strict=True)
+        .missing_keys
+    )

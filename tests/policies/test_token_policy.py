@@ -62,6 +62,6 @@ def test_soft_targets_are_distributions_about_the_right_bin():
 
 
 def test_a_vocabulary_without_room_is_refused():
-    small = Backbone.create(TINY, ("front",), TASKS)
+    small = Backbone.create(TINY, {"front": (32, 32)}, TASKS)
     with pytest.raises(UsageError, match="no room"):
         TokenHead(tokens(), small, [6, 2], 6)
