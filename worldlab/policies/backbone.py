@@ -73,6 +73,17 @@ class Prefix:
     cross: Float[Tensor, "b c e"] | None = None
     """A second stream that the trunk's gated cross-attention layers read; None where there are no such layers."""
 
+    def memory(self) -> tuple[list[Float[Tensor, "b g n d"]], list[Float[Tensor, "b g n d"]]]:
+        """Keys and values of each layer, in lists of their own."""
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for of_layer, in_layer, _ in self.cache:
+            assert of_layer is not None
+            assert in_layer is not None
+            keys.append(of_layer)
+            values.append(in_layer)
+        return keys, values
+
     def detach(self) -> "Prefix":
         """The same numbers without a gradient into the trunk, in a cache of their own (knowledge insulation)."""
         cache = DynamicCache()
