@@ -51,5 +51,5 @@ def test_the_flow_loss_reaches_the_whole_trunk():
     real = torch.ones(8, 4, dtype=torch.bool)
     loss, _ = policy.head.loss(policy.backbone, prefix, [facts[0], facts[1].detach()], torch.randn(8, 4, 6), real)
     loss.backward()
-    assert policy.backbone.vision.vision_model.embeddings.patch_embedding.weight.grad.abs().sum() > 0
+    assert policy.backbone.tower.model.get_input_embeddings().weight.grad.abs().sum() > 0
     assert policy.backbone.language.embed_tokens.weight.grad.abs().sum() > 0

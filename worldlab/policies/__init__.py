@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
 from worldlab.policies.backbone import Backbone as Backbone
-from worldlab.policies.backbone import BackboneConfig as BackboneConfig
+from worldlab.policies.backbone_config import BackboneConfig as BackboneConfig
 from worldlab.policies.flow_policy import FlowConfig as FlowConfig
 from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.grounding import GroundingConfig as GroundingConfig

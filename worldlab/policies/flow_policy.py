@@ -17,7 +17,8 @@ from torch.nn.functional import silu
 from worldlab import seeding
 from worldlab.policies import languages
 from worldlab.policies.attention import additive, block_causal, positions
-from worldlab.policies.backbone import Backbone, Prefix
+from worldlab.policies.backbone import Backbone
+from worldlab.policies.prefix import Prefix
 from worldlab.policies.vla import Facts, Head, VLAConfig
 
 

@@ -15,7 +15,8 @@ from torch.nn.functional import one_hot
 from worldlab.errors import UsageError
 from worldlab.policies.action_tokens import ActionTokenizer
 from worldlab.policies.attention import additive, block_causal, positions
-from worldlab.policies.backbone import Backbone, Prefix
+from worldlab.policies.backbone import Backbone
+from worldlab.policies.prefix import Prefix
 from worldlab.policies.vla import Facts, Head, VLAConfig
 
 

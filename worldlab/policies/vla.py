@@ -13,8 +13,10 @@ from torch import Tensor, nn
 
 from worldlab.errors import UsageError
 from worldlab.normalize import QuantileScale, Standardize, Statistics
-from worldlab.policies.backbone import Backbone, BackboneConfig, Prefix
+from worldlab.policies.backbone import Backbone
+from worldlab.policies.backbone_config import BackboneConfig
 from worldlab.policies.grounding import Grounding, GroundingConfig, Labels, Pointing
+from worldlab.policies.prefix import Prefix
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 

@@ -1,0 +1,47 @@
+"""What the trunk hands to the heads."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from worldlab.policies import languages
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What the trunk made of images and instruction."""
+
+    cache: DynamicCache
+    """Keys and values of each layer of the language model."""
+    valid: Bool[Tensor, "b n"]
+    """Tokens of the prefix that are not padding."""
+    words: Float[Tensor, "b l d"]
+    """The trunk's output at the instruction's tokens: what asks where to point."""
+    spoken: Bool[Tensor, "b l"]
+    """Which of the words are not padding."""
+    map: Float[Tensor, "b m e"]
+    """Features with a place in the pointing camera's image, `Backbone.centres`: what is pointed at."""
+    cross: Float[Tensor, "b c e"] | None = None
+    """A second stream that the trunk's gated cross-attention layers read; None where there are no such layers."""
+
+    def detach(self) -> "Prefix":
+        """The same numbers without a gradient into the trunk, in a cache of their own (knowledge insulation)."""
+        cache = DynamicCache()
+        for i, (keys, values, _) in enumerate(self.cache):
+            assert keys is not None
+            assert values is not None
+            cache.update(keys.detach(), values.detach(), i)
+        cross = None if self.cross is None else self.cross.detach()
+        return Prefix(cache, self.valid, self.words.detach(), self.spoken, self.map.detach(), cross)
+
+    def extend(
+        self,
+        model: PreTrainedModel,
+        tokens: Float[Tensor, "b q d"],
+        mask: Float[Tensor, "b 1 q n"],
+        place: Int[Tensor, "b q"],
+    ) -> Float[Tensor, "b q d"]:
+        """What `model` makes of tokens that attend to the prefix; their keys and values stay in the cache."""
+        return languages.read(model, tokens, mask, place, self.cache)
