@@ -25,7 +25,7 @@ from worldlab.training import Device, fit, pick_device
 from worldlab.trajectory import Trajectory
 
 if TYPE_CHECKING:
-    from worldlab.policies import VLA
+    from worldlab.policies import VLA, StateOnlyPolicy
     from worldlab.presets import TrainConfig
 
 
@@ -83,7 +83,9 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
     return replace(config, fit=fitting)
 
 
-def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int) -> "VLA | dynamics.StateModel":
+def create_model(
+    config: "TrainConfig", store: datasets.EpisodeStore, seed: int
+) -> "VLA | StateOnlyPolicy | dynamics.StateModel":
     """An untrained model for the recipe and the data."""
     from worldlab import policies
 
@@ -91,7 +93,10 @@ def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int)
     statistics = datasets.statistics(store)
     if isinstance(config.model, dynamics.StateModelConfig):
         return dynamics.create(config.model, store.spec, statistics)
-    return policies.create(config.model, store.spec, statistics, store.tasks)
+    examples = None
+    if policies.needs_examples(config.model):
+        examples = datasets.Windows(store, length=config.model.chunk, batch=2048, observed=1, seed=seed)[0]
+    return policies.create(config.model, store.spec, statistics, store.tasks, examples)
 
 
 def train(

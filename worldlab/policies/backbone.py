@@ -15,9 +15,10 @@ from transformers import DynamicCache, PreTrainedModel
 from worldlab.errors import UsageError
 from worldlab.policies import checkpoints, configs, fusion, languages
 from worldlab.policies.attention import additive, positions
-from worldlab.policies.backbone_config import LANGUAGE_FAMILIES, VISION_FAMILIES, BackboneConfig
+from worldlab.policies.backbone_config import LANGUAGE_FAMILIES, VISION_FAMILIES
+from worldlab.policies.backbone_config import BackboneConfig as BackboneConfig
 from worldlab.policies.fusion import Images, Scene
-from worldlab.policies.prefix import Prefix
+from worldlab.policies.prefix import Prefix as Prefix
 from worldlab.policies.text import TextTokenizer
 from worldlab.policies.towers import Tower
 from worldlab.runs import Json

@@ -9,7 +9,7 @@ FusionName = Literal["llava", "anyres", "qformer", "flamingo", "native"]
 VisionFamily = Literal["siglip", "siglip2", "clip", "vit", "dinov2"]
 """Vision towers; see `worldlab.policies.towers`."""
 
-LanguageFamily = Literal["llama", "gemma", "gemma2", "qwen2", "qwen3", "smollm3", "mistral"]
+LanguageFamily = Literal["llama", "gemma", "gemma2", "qwen2", "qwen3", "mistral"]
 """Language models; see `worldlab.policies.languages`."""
 
 Part = Literal["vision", "language", "embeddings", "fusion"]
@@ -32,7 +32,7 @@ class BackboneConfig:
     """A family (siglip, siglip2, clip, vit, dinov2) for a small tower from scratch, or the hub name or local directory
     of a checkpoint of one of them, or of a vision-language model that has one."""
     language: str = "llama"
-    """A family (llama, gemma, gemma2, qwen2, qwen3, smollm3, mistral) for a small model from scratch, or the hub name
+    """A family (llama, gemma, gemma2, qwen2, qwen3, mistral) for a small model from scratch, or the hub name
     or local directory of a checkpoint of one of them, or of a vision-language model that has one."""
     image: int = 64
     """Side of the square that a small tower sees, in pixels; images of another size are resized to it."""

@@ -1,4 +1,4 @@
-"""Language models of several families: built small, built narrow beside a given one, and run on embeddings.
+"""Language models of several families: built small, and run on embeddings.
 
 All of them take the additive mask as it is given, in layers with a sliding window too: a prefix is much shorter than
 any of their windows. Gemma's scaling of its embeddings is inside its embedding layer.
@@ -12,8 +12,6 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, DynamicCache, PreTrainedConfig, PreTrainedModel
 
 from worldlab.policies.backbone_config import BackboneConfig
-
-_NO_IDS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
 
 
 def build(config: PreTrainedConfig) -> PreTrainedModel:
@@ -36,24 +34,23 @@ def small(config: BackboneConfig, vocabulary: int) -> PreTrainedConfig:
         "head_dim": head,
         "max_position_embeddings": 2048,
         "initializer_range": config.width**-0.5,
-        **_NO_IDS,
+        "pad_token_id": None,
+        "bos_token_id": None,
+        "eos_token_id": None,
     }
     if config.language == "gemma2":
         sizes["query_pre_attn_scalar"] = head
     return AutoConfig.for_model(config.language, **sizes)
 
 
-def expert_config(language: PreTrainedConfig, width: int) -> PreTrainedConfig:
-    """A narrower model of the same family whose keys and values have the trunk's shape, layer by layer."""
-    changed = {
-        "hidden_size": width,
-        "intermediate_size": 8 * width // 3,
-        "head_dim": getattr(language, "head_dim", None) or language.hidden_size // language.num_attention_heads,
-        "vocab_size": 1,
-        "initializer_range": width**-0.5,
-        **_NO_IDS,
-    }
-    return type(language).from_dict({**language.to_dict(), **changed})
+def head_size(config: PreTrainedConfig) -> int:
+    """Width of an attention head; some families say it only if it is not the width divided by the heads."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
+def activation(config: PreTrainedConfig) -> str:
+    """Name of the activation in the MLPs, which Gemma 2 calls otherwise."""
+    return getattr(config, "hidden_act", None) or config.hidden_activation
 
 
 def read(
@@ -67,7 +64,7 @@ def read(
     """The last layer's output for tokens after those in the cache, where their keys and values stay.
 
     Args:
-        model: a decoder, or an expert beside it.
+        model: a decoder.
         tokens: embeddings.
         mask: additive, over what is cached and the tokens.
         place: positions.

@@ -2,11 +2,9 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
-
-from worldlab.policies import languages
+from transformers import DynamicCache
 
 
 @dataclass(frozen=True)
@@ -35,13 +33,3 @@ class Prefix:
             cache.update(keys.detach(), values.detach(), i)
         cross = None if self.cross is None else self.cross.detach()
         return Prefix(cache, self.valid, self.words.detach(), self.spoken, self.map.detach(), cross)
-
-    def extend(
-        self,
-        model: PreTrainedModel,
-        tokens: Float[Tensor, "b q d"],
-        mask: Float[Tensor, "b 1 q n"],
-        place: Int[Tensor, "b q"],
-    ) -> Float[Tensor, "b q d"]:
-        """What `model` makes of tokens that attend to the prefix; their keys and values stay in the cache."""
-        return languages.read(model, tokens, mask, place, self.cache)
