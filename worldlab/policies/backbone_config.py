@@ -15,7 +15,8 @@ LanguageFamily = Literal["llama", "gemma", "gemma2", "qwen2", "qwen3", "mistral"
 Part = Literal["vision", "language", "embeddings", "fusion"]
 """What can be frozen."""
 
-FUSIONS: tuple[str, ...] = get_args(FusionName)
+FUSIONS: tuple[FusionName, ...] = get_args(FusionName)
+PARTS: tuple[Part, ...] = get_args(Part)
 VISION_FAMILIES: tuple[str, ...] = get_args(VisionFamily)
 LANGUAGE_FAMILIES: tuple[str, ...] = get_args(LanguageFamily)
 
