@@ -8,7 +8,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, override
 
@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from worldlab.errors import UsageError
+from worldlab.trunk import Trunk
 
 if TYPE_CHECKING:
     from worldlab.workbench import Outcome
@@ -110,6 +111,8 @@ class Train(Verb):
     """Budget in minutes, instead of the preset's."""
     resume: bool = False
     """Go on from the checkpoint in --out."""
+    trunk: Annotated[Trunk, tyro.conf.arg(name="")] = field(default_factory=Trunk)
+    """Another trunk under the preset's head."""
 
     @override
     def run(self) -> "Outcome":
@@ -122,6 +125,7 @@ class Train(Verb):
             steps=self.steps,
             minutes=self.minutes,
             resume=self.resume,
+            trunk=self.trunk,
             seed=self.seed,
             device=self.device,
         )
@@ -301,7 +305,7 @@ class View(Verb):
 class List(Verb):
     """The names that other verbs take."""
 
-    what: Positional[Literal["envs", "presets", "variations"]]
+    what: Positional[Literal["envs", "presets", "backbones", "variations"]]
     """Which names."""
 
     @override

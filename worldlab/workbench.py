@@ -23,6 +23,7 @@ from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.seeding import key
 from worldlab.training import Device, fit, pick_device
 from worldlab.trajectory import Trajectory
+from worldlab.trunk import Trunk, families
 
 if TYPE_CHECKING:
     from worldlab.policies import VLA, ExecutionConfig, StateOnlyPolicy
@@ -107,6 +108,7 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     resume: bool = False,
+    trunk: Trunk | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
@@ -114,7 +116,7 @@ def train(
     from worldlab.presets import preset
 
     pick_device(device)
-    config = _with_budget(preset(name), steps, minutes, seed)
+    config = _with_budget((trunk or Trunk()).under(preset(name)), steps, minutes, seed)
     store = datasets.EpisodeStore(data)
     model = create_model(config, store, seed)
     seen, held = config.split(len(store))
@@ -131,6 +133,8 @@ def train(
     run = Run.open(out) if resume else Run.create(out, about)
     if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
         raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
+    if resume and run.config["model"] != about["model"]:
+        raise UsageError(f"'{out}' was trained with another trunk; resume it with the options it was started with.")
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
     fit(model, windows, config.fit, run, device=device, resume=resume)
     last = run.read_log()[-2:]
@@ -365,12 +369,14 @@ def view(path: Path, episodes: Sequence[int] = (), out: Path | None = None) -> O
     return Outcome(f"{summary.text}\n\n{told}", {**summary.values, "recording": None if out is None else str(out)})
 
 
-def names(what: Literal["envs", "presets", "variations"]) -> Outcome:
+def names(what: Literal["envs", "presets", "backbones", "variations"]) -> Outcome:
     """The names that other verbs take."""
     if what == "presets":
         from worldlab.presets import PRESETS
 
         choices: Sequence[str] = list(PRESETS)
+    elif what == "backbones":
+        choices = [f"{part} {name}" for part, names in families().items() for name in names]
     else:
         choices = envs.names() if what == "envs" else envs.variations.names()
     return Outcome("\n".join(choices), {what: list(choices)})

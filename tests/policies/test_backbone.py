@@ -20,7 +20,7 @@ def checkpoint(tmp_path_factory):
     path = tmp_path_factory.mktemp("hub")
     torch.manual_seed(1)
     made = Backbone.create(replace(TINY, width=48, image=48, layers=2), {"front": (32, 32)}, TASKS)
-    made.vision.save_pretrained(path / "vision")
+    made.tower.model.save_pretrained(path / "vision")
     made.language.save_pretrained(path / "language")
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=made.tokenizer._tokenizer, pad_token="[PAD]", unk_token="[UNK]"
@@ -34,7 +34,10 @@ def test_pretrained_parts_train_act_and_live_on_in_the_run(checkpoint, tmp_path)
     spec = make_spec()
     parts = replace(TINY, vision=str(path / "vision"), language=str(path / "language"))
     policy = policies.create(replace(flow(), backbone=parts), spec, make_statistics(), TASKS).eval()
-    for ours, theirs in ((policy.backbone.vision, made.vision), (policy.backbone.language, made.language)):
+    for ours, theirs in (
+        (policy.backbone.tower, made.tower),
+        (policy.backbone.language, made.language),
+    ):
         for name, weight in theirs.state_dict().items():
             assert torch.equal(ours.state_dict()[name], weight)
     policy.loss(make_batch(spec))[0].backward()

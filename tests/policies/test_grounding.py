@@ -3,7 +3,7 @@
 import torch
 from policies.synthetic import COLOURS, make_batch, make_spec
 
-from worldlab.policies.backbone import grid
+from worldlab.policies.fusion import grid
 from worldlab.policies.grounding import Grounding, Labels, Pointing, rename
 
 GRID = grid(4, 4)

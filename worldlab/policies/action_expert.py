@@ -19,6 +19,7 @@ from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
 
+from worldlab.policies import languages
 from worldlab.policies.attention import positions
 from worldlab.policies.backbone import Prefix
 from worldlab.policies.head import Facts, FactTokens
@@ -94,14 +95,14 @@ class ExpertLayer(nn.Module):
     def __init__(self, trunk: PreTrainedConfig, width: int, adaptive: bool) -> None:
         super().__init__()
         heads, self.groups = trunk.num_attention_heads, trunk.num_key_value_heads
-        self.size = trunk.head_dim
+        self.size = languages.head_size(trunk)
         self.query = nn.Linear(width, heads * self.size, bias=False)
         self.key = nn.Linear(width, self.groups * self.size, bias=False)
         self.value = nn.Linear(width, self.groups * self.size, bias=False)
         self.out = nn.Linear(heads * self.size, width, bias=False)
         self.gate, self.up = (nn.Linear(width, 8 * width // 3, bias=False) for _ in range(2))
         self.down = nn.Linear(8 * width // 3, width, bias=False)
-        self.activation = ACT2FN[trunk.hidden_act]
+        self.activation = ACT2FN[languages.activation(trunk)]
         self.before_attention, self.before_mlp = (Norm(width, trunk.rms_norm_eps, adaptive) for _ in range(2))
 
     def _heads(self, x: Float[Tensor, "b n k _"]) -> Float[Tensor, "b _ n k d"]:
