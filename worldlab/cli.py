@@ -147,11 +147,23 @@ class Eval(Verb):
     """Also evaluate the expert, random actions, blank images and wrong instructions."""
     variation: tuple[str, ...] = ()
     """Departures from the training world, NAME=SEVERITY. `worldlab list variations` shows them."""
+    execute: int | None = None
+    """Actions executed before looking again; None leaves it to the policy."""
+    ensemble: float | None = None
+    """Look at every step and blend all plans, the i-th oldest with weight exp(-ensemble * i); ACT has 0.01."""
+    delay: int = 0
+    """Control steps that a plan takes to compute, on a virtual clock; the previous plan is executed meanwhile."""
+    continuing: bool = True
+    """Whether the policy is told what is executed meanwhile (real-time chunking)."""
 
     @override
     def run(self) -> "Outcome":
+        from worldlab.policies import ExecutionConfig
         from worldlab.workbench import evaluate
 
+        execution = ExecutionConfig(
+            execute=self.execute, ensemble=self.ensemble, delay=self.delay, continuing=self.continuing
+        )
         return evaluate(
             self.policy,
             self.env,
@@ -159,6 +171,7 @@ class Eval(Verb):
             n=self.n,
             controls=self.controls,
             variation=self.variation,
+            execution=execution,
             seed=self.seed,
             device=self.device,
         )

@@ -26,7 +26,7 @@ from worldlab.trajectory import Trajectory
 from worldlab.trunk import Trunk, families
 
 if TYPE_CHECKING:
-    from worldlab.policies import VLA, StateOnlyPolicy
+    from worldlab.policies import VLA, ExecutionConfig, StateOnlyPolicy
     from worldlab.presets import TrainConfig
 
 
@@ -213,18 +213,30 @@ def evaluate(
     n: int = 50,
     controls: bool = True,
     variation: tuple[str, ...] = (),
+    execution: "ExecutionConfig | None" = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
     world = envs.make(env, n=min(n, episodes), variation=parse_variation(variation))
     policy = meet(name, world, device)
+    way: list[str] = []
+    if execution is not None and not execution.own_way:
+        from worldlab.policies import execute
+
+        policy, way = execute(policy, execution, name), execution.describe()
     result = judge(policy, world, episodes, seed, name)
-    values: dict[str, Json] = {**result.to_json(), "run": name, "env": env, "variation": list(variation)}
+    values: dict[str, Json] = {
+        **result.to_json(),
+        "run": name,
+        "env": env,
+        "variation": to_json(variation),
+        "execution": to_json(way),
+    }
     if controls:
         others = judge_controls(policy, world, episodes, seed)
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, f"seed{seed}"])
+    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
@@ -312,7 +324,7 @@ def export_policy(source: Path, out: Path, *, check: bool = False, force: bool =
     from worldlab import policies
     from worldlab.policies import lerobot_policy
 
-    lerobot_policy.export_policy(policies.load_run(source), out)
+    lerobot_policy.export_policy(policies.load_vla(source), out)
     return Outcome(f"policy exported: {out}", {"out": str(out)})
 
 

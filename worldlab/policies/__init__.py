@@ -15,6 +15,7 @@ from worldlab.policies.diffusion_policy import DiffusionHead
 from worldlab.policies.execution import Execution as Execution
 from worldlab.policies.execution import ExecutionConfig as ExecutionConfig
 from worldlab.policies.execution import Planner as Planner
+from worldlab.policies.execution import execute as execute
 from worldlab.policies.fast_policy import FastConfig as FastConfig
 from worldlab.policies.fast_policy import FastHead, FastSettings
 from worldlab.policies.fast_tokens import FastTokenizer
@@ -39,13 +40,7 @@ from worldlab.runs import Json, Run
 from worldlab.trajectory import Spec, Trajectory
 
 type VLAConfigs = (
-    FlowConfig
-    | InsulatedConfig
-    | DiffusionConfig
-    | RegressionConfig
-    | TokenConfig
-    | ParallelTokenConfig
-    | FastConfig
+    FlowConfig | InsulatedConfig | DiffusionConfig | RegressionConfig | TokenConfig | ParallelTokenConfig | FastConfig
 )
 type Config = VLAConfigs | StateOnlyConfig
 
@@ -186,6 +181,18 @@ def load_run(path: str | Path) -> VLA | StateOnlyPolicy:
         raise UsageError(f"'{path}' holds a model of kind '{kind}', not a policy ({', '.join(_KINDS)}).")
     policy = of_description(run.config)
     run.load_into(policy)
+    return policy
+
+
+def load_vla(path: str | Path) -> VLA:
+    """The policy that a run holds, for those who need one that sees.
+
+    Raises:
+        UsageError: there is no run, or it holds something else.
+    """
+    policy = load_run(path)
+    if not isinstance(policy, VLA):
+        raise UsageError(f"'{path}' holds the baseline that sees nothing; a run with cameras is needed here.")
     return policy
 
 

@@ -182,8 +182,7 @@ class ActionExpert(nn.Module):
 
     def read(self, prefix: Prefix, facts: Facts, k: int) -> Context:
         """What k action tokens attend to."""
-        keys = [layer.keys for layer in prefix.cache.layers]
-        values = [layer.values for layer in prefix.cache.layers]
+        keys, values = prefix.memory()
         valid, place = prefix.valid, positions(prefix.valid)[:, -1:] + 1
         known = None if self.facts is None else self.facts(facts)
         told = known.sum(1)[:, None, None] if self.direct and known is not None else 0.0

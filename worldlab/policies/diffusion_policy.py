@@ -3,12 +3,16 @@
 The noise schedules and the sampler are diffusers'. Only the objective and the sampler differ from the flow head.
 """
 
+# pyright: reportArgumentType=false
+# diffusers declares times as IntTensor, which no tensor is to a type checker.
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -41,23 +45,29 @@ class DiffusionConfig(VLAConfig):
 class DiffusionHead(Head):
     """Denoises a chunk step by step."""
 
-    def __init__(self, config: DiffusionConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]) -> None:
+    def __init__(
+        self, config: DiffusionConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]
+    ) -> None:
         """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
         super().__init__()
         self.config, self.chunk = config, chunk
         self.expert = ActionExpert(backbone.language.config, config.width, facts, chunk[1], direct=config.direct)
         # Without signal at the last level, as a sample begins (Lin et al. 2023, arXiv:2305.08891); noise alone cannot
         # be predicted from there.
-        zero_snr = config.prediction != "epsilon"
-        schedule = {
-            "num_train_timesteps": config.levels,
-            "beta_schedule": "squaredcos_cap_v2",
-            "prediction_type": config.prediction,
-            "rescale_betas_zero_snr": zero_snr,
-        }
-        self.noising = DDPMScheduler.from_config(schedule)
-        self.denoising = DDIMScheduler.from_config(
-            schedule | {"clip_sample_range": 1.5, "timestep_spacing": "trailing", "set_alpha_to_one": True}
+        blank = config.prediction != "epsilon"
+        self.noising = DDPMScheduler(
+            config.levels,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type=config.prediction,
+            rescale_betas_zero_snr=blank,
+        )
+        self.denoising = DDIMScheduler(
+            config.levels,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type=config.prediction,
+            rescale_betas_zero_snr=blank,
+            clip_sample_range=1.5,
+            timestep_spacing="trailing",
         )
 
     def _levels(self, t: Tensor, like: Float[Tensor, "b n k a"]) -> Float[Tensor, "b n k"]:
@@ -101,5 +111,5 @@ class DiffusionHead(Head):
             if c:
                 x = torch.cat([self.denoising.add_noise(committed, start[:, :c], step[None]), x[:, c:]], 1)
             told = self.expert(context, x[:, None], self._levels(step.expand(len(x), 1), x[:, None]))[:, 0]
-            x = self.denoising.step(told, int(step), x).prev_sample
+            x = self.denoising.step(told, int(step), x, return_dict=False)[0]
         return torch.cat([committed, x[:, c:]], 1)

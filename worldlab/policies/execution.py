@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldlab.errors import UsageError
+from worldlab.protocols import Policy
 from worldlab.trajectory import Observation, Spec
 
 
@@ -49,8 +50,8 @@ class ExecutionConfig:
     execute: int | None = None
     """Actions executed before looking again; None leaves it to the policy."""
     ensemble: float | None = None
-    """Look at every step and blend what all plans say about it, with weights exp(-ensemble * age), the oldest plan's age
-    being 0 (temporal ensembling of ACT, Zhao et al. 2023, where it is 0.01). None does not blend."""
+    """Look at every step and blend what all plans say about it, the i-th oldest weighing exp(-ensemble * i): temporal
+    ensembling of ACT (Zhao et al. 2023), where it is 0.01. None does not blend."""
     delay: int = 0
     """Control steps that a plan takes to compute, on a clock of control steps, so that results do not depend on the
     machine. Meanwhile the previous plan is executed."""
@@ -63,6 +64,12 @@ class ExecutionConfig:
         """Whether nothing was asked for."""
         return self == ExecutionConfig(continuing=self.continuing)
 
+    def describe(self) -> list[str]:
+        """What was asked for, NAME=VALUE."""
+        asked = {"execute": self.execute, "ensemble": self.ensemble, "delay": self.delay or None}
+        named = [f"{name}={value:g}" for name, value in asked.items() if value is not None]
+        return named if self.continuing or not self.delay else [*named, "naive"]
+
 
 class Execution:
     """A planner whose chunks are executed as asked for."""
@@ -74,9 +81,13 @@ class Execution:
             UsageError: a number makes no sense, or two ways exclude each other.
         """
         if config.ensemble is not None and (config.execute not in (None, 1) or config.delay):
-            raise UsageError("ensembling looks again at every step and at once; --execute and --delay do not go with it.")
+            raise UsageError(
+                "ensembling looks again at every step and at once; --execute and --delay do not go with it."
+            )
         if config.delay < 0 or (config.execute is not None and config.execute < 1):
-            raise UsageError(f"--delay must be at least 0 and --execute at least 1; got {config.delay}, {config.execute}.")
+            raise UsageError(
+                f"--delay must be at least 0 and --execute at least 1; got {config.delay}, {config.execute}."
+            )
         self.planner, self.config = planner, config
         self._plans: list[Float[Tensor, "b k a"]] = []
 
@@ -120,3 +131,16 @@ class Execution:
             plan = torch.cat([meanwhile, plan[:, delay:]], 1)
         self._plans = [plan]
         return plan[:, :execute]
+
+
+def execute(policy: Policy, config: ExecutionConfig, name: str = "the policy") -> Execution:
+    """A policy whose chunks are executed as asked for.
+
+    Raises:
+        UsageError: it does not plan chunks, or the numbers make no sense.
+    """
+    if not isinstance(policy, Planner):
+        raise UsageError(
+            f"{name} plans no chunks, so there is no other way of executing them; leave these options out."
+        )
+    return Execution(policy, config)

@@ -1,4 +1,4 @@
-"""FAST (Pertsch et al. 2025, arXiv:2501.09747): a chunk's cosine transform, rounded, as words of a learnt vocabulary."""
+"""FAST (Pertsch et al. 2025, arXiv:2501.09747): a chunk's cosine transform, rounded, in words of its own."""
 
 import json
 from collections.abc import Sequence
@@ -101,12 +101,13 @@ class FastTokenizer:
                 raise ValueError(f"{len(text)} coefficients do not make a chunk of {self.steps} x {self.actions}")
             rows.append(np.array([ord(c) - _FIRST + self.low for c in text], np.float64))
         spectrum = np.stack(rows).reshape(-1, self.steps, self.actions) / self.scale
-        return torch.from_numpy(idct(spectrum, axis=1, norm="ortho").astype(np.float32))
+        chunk: NDArray[np.float64] = np.asarray(idct(spectrum, axis=1, norm="ortho"))
+        return torch.from_numpy(chunk.astype(np.float32))
 
 
 def _transform(chunk: NDArray[np.float32], scale: float) -> NDArray[np.int64]:
     """(n, k, a) -> integers (n, k * a), the lowest frequency of every dimension first."""
-    spectrum = dct(chunk.astype(np.float64), axis=1, norm="ortho")
+    spectrum: NDArray[np.float64] = np.asarray(dct(chunk.astype(np.float64), axis=1, norm="ortho"))
     return np.rint(scale * spectrum).astype(np.int64).reshape(len(chunk), -1)
 
 

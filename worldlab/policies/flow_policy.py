@@ -34,9 +34,8 @@ class FlowSettings:
     draws: int = 6
     """Noise draws for each observation of a training batch; they share one prefix."""
     max_delay: int = 0
-    """Training-time real-time chunking (Black et al. 2025, arXiv:2512.05964): up to so many first actions of a chunk are
-    given without noise, as they are while the arm executes them; 0 trains without. Then longer commitments than this
-    are kept by inpainting."""
+    """Training-time real-time chunking (Black et al. 2025, arXiv:2512.05964): up to so many first actions of a chunk
+    are given without noise, as they are while the arm executes them. Longer commitments are kept by inpainting."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +49,7 @@ class FlowConfig(FlowSettings, VLAConfig):
 class FlowHead(Head):
     """Integrates the expert's velocity from noise to a chunk."""
 
-    def __init__(
-        self, config: FlowSettings, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]
-    ) -> None:
+    def __init__(self, config: FlowSettings, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]) -> None:
         """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
         super().__init__()
         self.config, self.chunk = config, chunk

@@ -77,6 +77,6 @@ class FactTokens(nn.ModuleList):
         return torch.stack([embed(fact) for embed, fact in zip(self, facts, strict=True)], 1)
 
 
-def masked_mean(error: Float[Tensor, "b k"], real: Bool[Tensor, "b k"]) -> Float[Tensor, ""]:
-    """The mean over the steps that are real; 0 where there is none. (openpi averages over padding too.)"""
+def masked_mean(error: Float[Tensor, "*b"], real: Bool[Tensor, "*b"]) -> Float[Tensor, ""]:
+    """The mean over the steps that are real; 0 where there is none. openpi averages over padding too."""
     return (error * real).sum() / real.sum().clamp(min=1)

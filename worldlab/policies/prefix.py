@@ -24,12 +24,21 @@ class Prefix:
     cross: Float[Tensor, "b c e"] | None = None
     """A second stream that the trunk's gated cross-attention layers read; None where there are no such layers."""
 
+    def memory(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values (b, g, n, d) of each layer, in lists of their own."""
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
+        for of_layer, in_layer, _ in self.cache:
+            assert of_layer is not None
+            assert in_layer is not None
+            keys.append(of_layer)
+            values.append(in_layer)
+        return keys, values
+
     def detach(self) -> "Prefix":
         """The same numbers without a gradient into the trunk, in a cache of their own (knowledge insulation)."""
         cache = DynamicCache()
-        for i, (keys, values, _) in enumerate(self.cache):
-            assert keys is not None
-            assert values is not None
+        for i, (keys, values) in enumerate(zip(*self.memory(), strict=True)):
             cache.update(keys.detach(), values.detach(), i)
         cross = None if self.cross is None else self.cross.detach()
         return Prefix(cache, self.valid, self.words.detach(), self.spoken, self.map.detach(), cross)

@@ -31,7 +31,9 @@ class RegressionHead(Head):
 
     continues = False
 
-    def __init__(self, config: RegressionConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]) -> None:
+    def __init__(
+        self, config: RegressionConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]
+    ) -> None:
         """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
         super().__init__()
         width, entrance = config.width, chunk[1] * backbone.language.config.hidden_size

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -51,7 +52,7 @@ class StateOnlyPolicy(nn.Module):
         self.scale_state = Standardize(statistics.state)
         self.chunks = Chunks(spec, statistics, config.chunk, config.pace)
         sizes = [len(spec.state), *[config.width] * config.layers]
-        hidden = [part for a, b in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(a, b), nn.SiLU())]
+        hidden = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.SiLU())]
         self.layers = nn.Sequential(*hidden, nn.Linear(config.width, config.chunk * len(spec.action)))
         self._episodes = 0
 

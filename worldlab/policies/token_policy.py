@@ -129,7 +129,9 @@ class ParallelTokenHead(_BinHead):
 
     continues = False
 
-    def __init__(self, config: ParallelTokenConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]) -> None:
+    def __init__(
+        self, config: ParallelTokenConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]
+    ) -> None:
         """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
         super().__init__(config, backbone, chunk[1])
         self.reader = Reader(backbone, facts, chunk[0] * chunk[1])
