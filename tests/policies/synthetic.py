@@ -1,5 +1,7 @@
 """Demonstrations without a simulator: the named colour is a bright patch, and the action is where it is."""
 
+from dataclasses import replace
+
 import torch
 
 from worldlab import policies, so101
@@ -97,6 +99,15 @@ HEADS = {
     "fast": FastConfig(**_SMALL, vocabulary=300),
 }
 """Name -> every head, small."""
+
+FUSED = {
+    f"{head}-{fusion}": replace(
+        HEADS[head], backbone=replace(TINY, fusion=fusion, queries=4, image=16 if fusion == "anyres" else 32)
+    )
+    for head in ("flow", "tokens")
+    for fusion in ("anyres", "qformer", "flamingo", "native")
+}
+"""Name -> two of them on every other fusion."""
 
 STATE_ONLY = StateOnlyConfig(width=64, chunk=4, execute=2, pace=None)
 

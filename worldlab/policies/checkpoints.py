@@ -133,6 +133,8 @@ def _tokenizer(name: str) -> Tokenizer:
         raise _unreadable(f"tokenizer of the language model '{name}'", error) from None
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise UsageError(f"the tokenizer of '{name}' has no fast form (tokenizer.json), which is needed here.")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # transformers makes an empty one where there is none
+        raise UsageError(f"the language model '{name}' has no tokenizer beside it; save its tokenizer there too.")
     return tokenizer.backend_tokenizer
 
 
