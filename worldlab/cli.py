@@ -200,6 +200,61 @@ class Compare(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bakeoff(Verb):
+    """Every action head on one trunk, every fusion under one head: same data and budget, several training seeds."""
+
+    data: str
+    """The store that all are trained on."""
+    out: Path
+    """A folder for the runs and the table; a contest that was interrupted goes on."""
+    task: str = "lift"
+    """reach, push, lift or stack: which cameras, and how often they are looked through."""
+    heads: tuple[str, ...] = (
+        "flow",
+        "flow-adarms",
+        "flow-insulated",
+        "diffusion",
+        "l1",
+        "tokens",
+        "tokens-parallel",
+        "fast",
+        "state-only",
+    )
+    """Heads, all on the fusion llava."""
+    fusions: tuple[str, ...] = ("llava", "anyres", "qformer", "flamingo", "native")
+    """Fusions, all under the head flow."""
+    seeds: int = 3
+    """Training seeds."""
+    steps: int | None = None
+    """Budget of each in steps: equal samples."""
+    minutes: float | None = None
+    """Budget of each in minutes of one thread: equal time."""
+    chunk: int = 8
+    """Actions that all predict at once."""
+    episodes: int = 100
+    """Closed-loop episodes of each policy."""
+    workers: int = 2
+    """Processes."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.bakeoff import Contest, bakeoff
+
+        contest = Contest(
+            task=self.task,
+            data=self.data,
+            heads=self.heads,
+            fusions=self.fusions,
+            seeds=self.seeds,
+            steps=self.steps,
+            minutes=self.minutes,
+            chunk=self.chunk,
+            episodes=self.episodes,
+        )
+        return bakeoff(contest, self.out, workers=self.workers, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Imagine(Verb):
     """Counterfactuals of a world model, scored against the simulator's own branches."""
 
@@ -321,6 +376,7 @@ type Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Bakeoff, tyro.conf.subcommand("bakeoff")]
     | Annotated[Imagine, tyro.conf.subcommand("imagine")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]

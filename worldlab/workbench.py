@@ -117,7 +117,21 @@ def train(
 
     pick_device(device)
     config = _with_budget((trunk or Trunk()).under(preset(name)), steps, minutes, seed)
-    store = datasets.EpisodeStore(data)
+    return train_recipe(config, name, data, out, resume=resume, device=device)
+
+
+def train_recipe(
+    config: "TrainConfig",
+    name: str,
+    data: str | Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: Device = "auto",
+    show: bool = True,
+) -> Outcome:
+    """Train a model by a whole recipe that is called `name`; everything random is keyed by the recipe's seed."""
+    seed, store = config.fit.seed, datasets.EpisodeStore(data)
     model = create_model(config, store, seed)
     seen, held = config.split(len(store))
     about = {
@@ -136,7 +150,7 @@ def train(
     if resume and run.config["model"] != about["model"]:
         raise UsageError(f"'{out}' was trained with another trunk; resume it with the options it was started with.")
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
-    fit(model, windows, config.fit, run, device=device, resume=resume)
+    fit(model, windows, config.fit, run, device=device, resume=resume, show=show)
     last = run.read_log()[-2:]
     loss = last[0].get("loss")
     line = f"{name} trained for {last[-1]['step']} steps in {last[-1]['seconds']} s, loss {loss}: {out}"

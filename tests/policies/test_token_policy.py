@@ -71,7 +71,7 @@ def test_what_was_written_is_counted():
     policy = make_policy(HEADS["tokens"])
     prefix, facts = read(policy)
     policy.head.sample(policy.backbone, prefix, facts, Noise(range(8), 0), torch.zeros(8, 0, 6))
-    assert policy.head.counts == {"tokens": 8 * 24, "invalid": 0}
+    assert policy.head.counts == {"chunks": 8, "tokens": 8 * 24, "invalid": 0}
 
 
 def test_a_vocabulary_without_room_is_refused():

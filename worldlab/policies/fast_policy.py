@@ -57,7 +57,7 @@ class FastHead(Head):
         self.config, self.tokenizer = config, tokenizer
         self.needed = (interface.execute + 1) // 2
         self.writer = Writer(backbone, interface, config.vocabulary)
-        self.written = self.misfits = 0
+        self.chunked = self.written = self.misfits = 0
 
     def learn(self, action: Float[Tensor, "n k a"]) -> None:
         """Learn the words of the data."""
@@ -116,6 +116,7 @@ class FastHead(Head):
         words, logits = self.writer.write(backbone, prefix, facts, choose, lambda: not bool(left.any()))
         ends = (sizes[words].cumsum(-1) < tokenizer.coefficients).sum(-1) + 1
         rows = [row[:end] for row, end in zip(words.tolist(), ends.tolist(), strict=True)]
+        self.chunked += len(rows)
         self.written += int(ends.sum())
         self.misfits += int(misfit.sum())
         return rows, logits
@@ -129,5 +130,5 @@ class FastHead(Head):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Words written, and sequences in which a word had to be refused."""
-        return {"tokens": self.written, "invalid": self.misfits}
+        """Chunks, their words, and in how many of them a word had to be refused."""
+        return {"chunks": self.chunked, "tokens": self.written, "invalid": self.misfits}

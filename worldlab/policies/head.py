@@ -78,7 +78,7 @@ class Head(nn.Module):
 
     @property
     def counts(self) -> dict[str, int]:
-        """What was counted while sampling: {"tokens": …, "invalid": …} for heads that write tokens."""
+        """What was counted while sampling: "chunks", "tokens" and "invalid" for heads that write tokens."""
         return {}
 
 

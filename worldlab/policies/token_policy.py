@@ -56,7 +56,7 @@ class _BinHead(Head):
         super().__init__()
         self.bins, self.softness, self.actions = config.bins, config.softness, interface.actions
         self.tokenizer = ActionTokenizer(backbone.language.config.vocab_size, config.bins)
-        self.written = 0
+        self.chunked = self.written = 0
 
     def classes(self, action: Float[Tensor, "b k a"]) -> Int[Tensor, "b n"]:
         """The classes of a chunk's numbers, step by step."""
@@ -64,7 +64,7 @@ class _BinHead(Head):
 
     def chunk(self, classes: Int[Tensor, "b n"]) -> Float[Tensor, "b k a"]:
         """The inverse of `classes`, at the bins' centres."""
-        self.written += classes.numel()
+        self.chunked, self.written = self.chunked + len(classes), self.written + classes.numel()
         return self.tokenizer.decode(self.tokenizer.first + classes).unflatten(1, (-1, self.actions))
 
     def entropy(
@@ -78,8 +78,8 @@ class _BinHead(Head):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Tokens written; an invalid one cannot be."""
-        return {"tokens": self.written, "invalid": 0}
+        """Chunks and their tokens; an invalid one cannot be."""
+        return {"chunks": self.chunked, "tokens": self.written, "invalid": 0}
 
 
 class TokenHead(_BinHead):
