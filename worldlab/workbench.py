@@ -96,7 +96,7 @@ def create_model(
         return dynamics.create(config.model, store.spec, statistics)
     examples = None
     if policies.needs_examples(config.model):
-        examples = datasets.Windows(store, length=config.model.chunk, batch=2048, observed=1, seed=seed)[0]
+        examples = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed)[0]
     return policies.create(config.model, store.spec, statistics, store.tasks, examples)
 
 

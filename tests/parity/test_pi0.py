@@ -12,6 +12,7 @@ from worldlab.policies.action_expert import ActionExpert
 from worldlab.policies.attention import additive, positions
 from worldlab.policies.backbone import Prefix
 from worldlab.policies.flow_policy import FlowHead, FlowSettings
+from worldlab.policies.head import Interface
 
 WIDTH, STEPS, ACTIONS, STATE, IMAGE = 48, 10, 8, 8, 1000
 HEADS = {"num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 32}
@@ -37,9 +38,10 @@ def transfer(pi0) -> FlowHead:
     """Our head with transformers' weights; Gemma's norms store the deviation from 1."""
     head = FlowHead.__new__(FlowHead)
     torch.nn.Module.__init__(head)
-    head.config = FlowSettings(width=WIDTH, direct=False)
+    head.config = FlowSettings(width=WIDTH)
     head.chunk = (STEPS, ACTIONS)
-    head.expert = ActionExpert(pi0.config.vlm_config.text_config, WIDTH, [STATE], ACTIONS, direct=False)
+    interface = Interface((STATE,), False, STEPS, ACTIONS, STEPS)
+    head.expert = ActionExpert(pi0.config.vlm_config.text_config, WIDTH, interface)
     theirs, embed = pi0.model.dit, pi0.embed_action_time
     ours: dict[str, torch.Tensor] = {"norm.weight": 1 + theirs.norm.weight}
     for name, linear in (

@@ -1,14 +1,12 @@
 """Laws of the heads that let the trunk write or read tokens."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 from policies.synthetic import HEADS, TASKS, TINY, make_policy, read
 
 from worldlab.errors import UsageError
 from worldlab.policies import Backbone
-from worldlab.policies.head import Noise
+from worldlab.policies.head import Interface, Noise
 from worldlab.policies.token_policy import TokenHead, target
 
 NOTHING = torch.zeros(8, 0, dtype=torch.long)
@@ -79,4 +77,4 @@ def test_what_was_written_is_counted():
 def test_a_vocabulary_without_room_is_refused():
     small = Backbone.create(TINY, {"front": (32, 32)}, TASKS)
     with pytest.raises(UsageError, match="no room"):
-        TokenHead(replace(HEADS["tokens"]), small, [6, 2], (4, 6))
+        TokenHead(HEADS["tokens"], small, Interface((6, 2), True, 4, 6, 2))

@@ -22,7 +22,7 @@ from worldlab.policies.fast_tokens import FastTokenizer
 from worldlab.policies.flow_policy import FlowConfig as FlowConfig
 from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.grounding import GroundingConfig as GroundingConfig
-from worldlab.policies.head import Head
+from worldlab.policies.head import Head, Interface
 from worldlab.policies.insulated_policy import InsulatedConfig as InsulatedConfig
 from worldlab.policies.insulated_policy import InsulatedHead
 from worldlab.policies.random_policy import RandomPolicy as RandomPolicy
@@ -71,24 +71,24 @@ def _cameras(config: VLAConfigs, spec: Spec) -> dict[str, tuple[int, int]]:
 def _assemble(
     config: VLAConfigs, spec: Spec, statistics: Statistics, backbone: Backbone, words: FastTokenizer | None = None
 ) -> VLA:
-    facts = [len(spec.state)] + ([2] if config.grounding.weight > 0 else [])
-    chunk = (config.chunk, len(spec.action))
+    facts = (len(spec.state), 2) if config.grounding.weight > 0 else (len(spec.state),)
+    interface = Interface(facts, config.direct, config.chunk, len(spec.action), config.execute)
     head: Head
     match config:
         case FlowConfig():
-            head = FlowHead(config, backbone, facts, chunk)
+            head = FlowHead(config, backbone, interface)
         case InsulatedConfig():
-            head = InsulatedHead(config, backbone, facts, chunk, words)
+            head = InsulatedHead(config, backbone, interface, words)
         case DiffusionConfig():
-            head = DiffusionHead(config, backbone, facts, chunk)
+            head = DiffusionHead(config, backbone, interface)
         case RegressionConfig():
-            head = RegressionHead(config, backbone, facts, chunk)
+            head = RegressionHead(config, backbone, interface)
         case TokenConfig():
-            head = TokenHead(config, backbone, facts, chunk)
+            head = TokenHead(config, backbone, interface)
         case ParallelTokenConfig():
-            head = ParallelTokenHead(config, backbone, facts, chunk)
+            head = ParallelTokenHead(config, backbone, interface)
         case FastConfig():
-            head = FastHead(config, backbone, facts, chunk, config.execute, words)
+            head = FastHead(config, backbone, interface, words)
     return VLA(config, config.kind, spec, statistics, backbone, head)
 
 
@@ -133,7 +133,7 @@ def create(
     policy = _assemble(config, spec, statistics, backbone)
     if examples is not None:
         action, real = policy.chunks.targets(examples)
-        policy.head.learn(action[real[:, : config.execute].all(-1)])
+        policy.head.learn(action[real[:, : (config.execute + 1) // 2].all(-1)])
     return policy
 
 

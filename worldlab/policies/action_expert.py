@@ -22,7 +22,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotat
 from worldlab.policies import languages
 from worldlab.policies.attention import positions
 from worldlab.policies.backbone import Prefix
-from worldlab.policies.head import Facts, FactTokens
+from worldlab.policies.head import Facts, FactTokens, Interface
 
 Conditioning = Literal["token", "adarms"]
 
@@ -58,7 +58,7 @@ class Context:
     """Added to the attention scores: a large negative number on padding."""
     rotation: Rotation
     """Of the action tokens."""
-    told: Float[Tensor, "b 1 1 w"] | float
+    told: Float[Tensor, "b 1 w"] | float
     """The facts, for the entrance of every action token."""
 
 
@@ -157,21 +157,15 @@ class ActionExpert(nn.Module):
         self,
         trunk: PreTrainedConfig,
         width: int,
-        facts: Sequence[int],
-        actions: int,
+        interface: Interface,
         conditioning: Conditioning = "token",
-        direct: bool = True,
     ) -> None:
-        """`trunk` is the language model's configuration, `facts` and `actions` are sizes.
-
-        `direct` tells every action token the facts at its entrance too. pi0 leaves it to attention, which takes a small
-        expert longer to learn.
-        """
+        """`trunk` is the language model's configuration."""
         super().__init__()
         adaptive = conditioning == "adarms"
-        self.width, self.conditioning, self.direct = width, conditioning, direct
-        self.facts = FactTokens(facts, width) if direct or not adaptive else None
-        self.action_in, self.action_out = nn.Linear(actions, width), nn.Linear(width, actions)
+        self.width, self.conditioning = width, conditioning
+        self.facts = FactTokens(interface, width) if interface.direct or not adaptive else None
+        self.action_in, self.action_out = nn.Linear(interface.actions, width), nn.Linear(width, interface.actions)
         self.time_in, self.time_out = nn.Linear(width if adaptive else 2 * width, width), nn.Linear(width, width)
         self.layers = nn.ModuleList(ExpertLayer(trunk, width, adaptive) for _ in range(trunk.num_hidden_layers))
         self.norm = Norm(width, trunk.rms_norm_eps, adaptive)
@@ -184,8 +178,10 @@ class ActionExpert(nn.Module):
         """What k action tokens attend to."""
         keys, values = prefix.memory()
         valid, place = prefix.valid, positions(prefix.valid)[:, -1:] + 1
-        known = None if self.facts is None else self.facts(facts)
-        told = known.sum(1)[:, None, None] if self.direct and known is not None else 0.0
+        known, told = None, 0.0
+        if self.facts is not None:
+            known = self.facts(facts)
+            told = self.facts.told(known)
         if known is not None and self.conditioning == "token":
             rotation, place = self._rotation(place, known.shape[1]), place + known.shape[1]
             x, unseen = known[:, None], _unseen(valid)
@@ -204,13 +200,14 @@ class ActionExpert(nn.Module):
         self, context: Context, x: Float[Tensor, "b n k a"], t: Float[Tensor, "b n k"]
     ) -> Float[Tensor, "b n k a"]:
         """Of n draws of noise per row, which share the context and do not see each other; t is each action's level."""
-        time = time_embedding(t, self.width) + (context.told if self.conditioning == "adarms" else 0.0)
+        told = context.told[:, None] if isinstance(context.told, Tensor) else context.told
+        time = time_embedding(t, self.width) + told
         tokens = self.action_in(x)
         if self.conditioning == "adarms":
             condition = silu(self.time_out(silu(self.time_in(time))))
         else:
             condition = None
-            tokens = self.time_out(silu(self.time_in(torch.cat([tokens, time + context.told], -1))))
+            tokens = self.time_out(silu(self.time_in(torch.cat([tokens, time], -1))))
         for layer, keys, values in zip(self.layers, context.keys, context.values, strict=True):
             tokens, _, _ = layer(tokens, keys, values, context.unseen, context.rotation, condition)
         return self.action_out(self.norm(tokens, condition)[0])

@@ -1,5 +1,7 @@
 """What a policy predicts: chunks of actions, scaled to about [-1, 1], and which of their steps are worth imitating."""
 
+from collections.abc import Sequence
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -50,22 +52,32 @@ class Chunks(nn.Module):
             )
 
     def targets(self, batch: Trajectory) -> tuple[Float[Tensor, "b k a"], Bool[Tensor, "b k"]]:
-        """The scaled chunk to imitate and which steps of it count; after the last of them its target is held.
-
-        Where the demonstration was disturbed, the expert's later actions answer the disturbance, which the first
-        observation cannot foretell: the chunk ends there.
-        """
-        k = self.size
-        action, real = batch.action[:, :k], batch.valid[:, :k]
-        if self.expert and batch.privileged is not None:
-            executed, action = action, batch.privileged[:, :k, self.expert]
-            followed = ((executed - action).abs().amax(-1) < _FOLLOWED).long().cumprod(-1)
-            real = torch.cat([real[:, :1], real[:, 1:] & (followed[:, :-1] > 0)], 1)
+        """The scaled chunk to imitate and which steps of it count; after the last of them its number is held."""
+        action, real = labels(batch, self.size, self.expert)
+        scaled = self.scaled(action, batch.obs.state[:, 0])
         last = (real.long().sum(-1, keepdim=True) - 1).clamp(min=0)
-        held = torch.minimum(torch.arange(k, device=real.device), last)
-        chunk = action.gather(1, held[..., None].expand(-1, -1, action.shape[-1]))
-        scaled = self.scaled(chunk, batch.obs.state[:, 0])
-        return torch.where(real.any(-1)[:, None, None], scaled, 0.0), real
+        held = torch.minimum(torch.arange(self.size, device=real.device), last)
+        chunk = scaled.gather(1, held[..., None].expand(-1, -1, scaled.shape[-1]))
+        return torch.where(real.any(-1)[:, None, None], chunk, 0.0), real
+
+
+def labels(batch: Trajectory, k: int, expert: Sequence[int]) -> tuple[Float[Tensor, "b k a"], Bool[Tensor, "b k"]]:
+    """The first k actions to imitate, in environment units, and which of them count.
+
+    Where the demonstration was disturbed, the expert's later actions answer the disturbance, which the first
+    observation cannot foretell: the chunk ends there.
+
+    Args:
+        batch: windows of a store.
+        k: at most their length.
+        expert: see `expert_columns`.
+    """
+    action, real = batch.action[:, :k], batch.valid[:, :k]
+    if expert and batch.privileged is not None:
+        executed, action = action, batch.privileged[:, :k, expert]
+        followed = ((executed - action).abs().amax(-1) < _FOLLOWED).long().cumprod(-1)
+        real = torch.cat([real[:, :1], real[:, 1:] & (followed[:, :-1] > 0)], 1)
+    return action, real
 
 
 def expert_columns(spec: Spec) -> list[int]:

@@ -6,7 +6,6 @@ The noise schedules and the sampler are diffusers'. Only the objective and the s
 # pyright: reportArgumentType=false
 # diffusers declares times as IntTensor, which no tensor is to a type checker.
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from worldlab.policies.action_expert import ActionExpert
 from worldlab.policies.backbone import Backbone, Prefix
-from worldlab.policies.head import Facts, Head, Noise, masked_mean
+from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
 
 
@@ -30,8 +29,6 @@ class DiffusionConfig(VLAConfig):
     """Tells the heads apart in a run."""
     width: int = 64
     """Width of the action expert; its depth and heads are the language model's."""
-    direct: bool = True
-    """Whether every action token is told the facts at its entrance too, as in the flow head."""
     draws: int = 6
     """Noise draws for each observation of a training batch; they share one prefix."""
     levels: int = 100
@@ -45,13 +42,11 @@ class DiffusionConfig(VLAConfig):
 class DiffusionHead(Head):
     """Denoises a chunk step by step."""
 
-    def __init__(
-        self, config: DiffusionConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]
-    ) -> None:
-        """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
+    def __init__(self, config: DiffusionConfig, backbone: Backbone, interface: Interface) -> None:
+        """Set up the expert beside the trunk, and the schedules."""
         super().__init__()
-        self.config, self.chunk = config, chunk
-        self.expert = ActionExpert(backbone.language.config, config.width, facts, chunk[1], direct=config.direct)
+        self.config, self.chunk = config, (interface.steps, interface.actions)
+        self.expert = ActionExpert(backbone.language.config, config.width, interface)
         # Without signal at the last level, as a sample begins (Lin et al. 2023, arXiv:2305.08891); noise alone cannot
         # be predicted from there.
         blank = config.prediction != "epsilon"

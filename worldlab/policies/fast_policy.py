@@ -4,7 +4,6 @@ Decoding is held to words that fit into what is left of the chunk, so the result
 head wanted a word that does not fit is counted; where openpi meets such a sequence, it acts by zeros.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone, Prefix
 from worldlab.policies.fast_tokens import FastTokenizer
-from worldlab.policies.head import Facts, Head, Noise, masked_mean
+from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
 from worldlab.policies.writer import Writer
 
@@ -26,10 +25,10 @@ from worldlab.policies.writer import Writer
 class FastSettings:
     """Of the words."""
 
-    vocabulary: int = 512
-    """Words of the action vocabulary."""
-    scale: float = 32.0
-    """Steps per unit of a coefficient (pi0-FAST has 10). The rounding error of an action is about 0.3 / scale of what
+    vocabulary: int = 256
+    """Words of the action vocabulary (pi0-FAST has 1,024). Rare words are hardly learnt from few demonstrations."""
+    scale: float = 10.0
+    """Steps per unit of a coefficient, as in pi0-FAST. The rounding error of an action is about 0.3 / scale of what
     [-1, 1] stands for."""
 
 
@@ -47,30 +46,17 @@ class FastHead(Head):
     continues = False
 
     def __init__(
-        self,
-        config: FastSettings,
-        backbone: Backbone,
-        facts: Sequence[int],
-        chunk: tuple[int, int],
-        execute: int,
-        tokenizer: FastTokenizer | None = None,
+        self, config: FastSettings, backbone: Backbone, interface: Interface, tokenizer: FastTokenizer | None = None
     ) -> None:
-        """Set up the head.
-
-        Args:
-            config: of the words.
-            backbone: the trunk that writes them.
-            facts: the sizes of the facts.
-            chunk: (steps, width of an action).
-            execute: steps of a chunk that are executed.
-            tokenizer: that of a trained run; without one, `learn` must be called before training.
+        """`tokenizer` is that of a trained run; without one, `learn` must be called before training.
 
         Raises:
             UsageError: the vocabulary of a pretrained language model has no room for the words.
         """
         super().__init__()
-        self.config, self.execute, self.tokenizer = config, execute, tokenizer
-        self.writer = Writer(backbone, facts, config.vocabulary, chunk[0] * chunk[1])
+        self.config, self.tokenizer = config, tokenizer
+        self.needed = (interface.execute + 1) // 2
+        self.writer = Writer(backbone, interface, config.vocabulary)
         self.written = self.misfits = 0
 
     def learn(self, action: Float[Tensor, "n k a"]) -> None:
@@ -96,12 +82,13 @@ class FastHead(Head):
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Cross entropy of the words, with teacher forcing.
 
-        A word speaks of the whole chunk, so a chunk counts if all of it that would be executed is real.
+        A word speaks of the whole chunk, so no step can be left out of the loss. A chunk counts if the first half of
+        what would be executed of it is real; the rest is then what `Chunks` holds.
         """
         rows = self._known().encode(action)
         right = pad_sequence(rows, batch_first=True).to(action.device)
         there = torch.arange(right.shape[1]) < torch.tensor([len(row) for row in rows])[:, None]
-        counted = there.to(action.device) & real[:, : self.execute].all(-1, keepdim=True)
+        counted = there.to(action.device) & real[:, : self.needed].all(-1, keepdim=True)
         logits = self.writer.forced(backbone, prefix, facts, right)
         error = cross_entropy(logits.flatten(0, 1), right.flatten(), reduction="none").unflatten(0, right.shape)
         hit = masked_mean((logits.argmax(-1) == right).float(), counted)

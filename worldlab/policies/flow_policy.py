@@ -4,7 +4,6 @@ t = 1 is noise and t = 0 is data (openpi's convention): x_t = t * noise + (1 - t
 velocity u = noise - action.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from worldlab.policies.action_expert import ActionExpert, Conditioning, Context
 from worldlab.policies.backbone import Backbone, Prefix
-from worldlab.policies.head import Facts, Head, Noise, masked_mean
+from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
 
 
@@ -28,9 +27,6 @@ class FlowSettings:
     """How the expert learns of time and state: "token" is pi0's, "adarms" is pi0.5's."""
     euler_steps: int = 10
     """Integration steps from noise to a chunk."""
-    direct: bool = True
-    """Whether every action token is told the facts at its entrance too. pi0 leaves it to attention, which takes a small
-    expert longer to learn."""
     draws: int = 6
     """Noise draws for each observation of a training batch; they share one prefix."""
     max_delay: int = 0
@@ -49,13 +45,11 @@ class FlowConfig(FlowSettings, VLAConfig):
 class FlowHead(Head):
     """Integrates the expert's velocity from noise to a chunk."""
 
-    def __init__(self, config: FlowSettings, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]) -> None:
-        """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
+    def __init__(self, config: FlowSettings, backbone: Backbone, interface: Interface) -> None:
+        """Set up the expert beside the trunk."""
         super().__init__()
-        self.config, self.chunk = config, chunk
-        self.expert = ActionExpert(
-            backbone.language.config, config.width, facts, chunk[1], config.conditioning, config.direct
-        )
+        self.config, self.chunk = config, (interface.steps, interface.actions)
+        self.expert = ActionExpert(backbone.language.config, config.width, interface, config.conditioning)
 
     def loss(
         self,

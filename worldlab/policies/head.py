@@ -17,6 +17,22 @@ type Facts = Sequence[Float[Tensor, "b _"]]
 
 
 @dataclass(frozen=True)
+class Interface:
+    """What a head is given, and what is wanted of it."""
+
+    facts: tuple[int, ...]
+    """Sizes of the facts."""
+    direct: bool
+    """See `VLAConfig`."""
+    steps: int
+    """Actions of a chunk."""
+    actions: int
+    """Width of an action."""
+    execute: int
+    """Actions of a chunk that are executed."""
+
+
+@dataclass(frozen=True)
 class Noise:
     """Whose chunk is sampled, and when: everything random is keyed by it."""
 
@@ -67,14 +83,19 @@ class Head(nn.Module):
 
 
 class FactTokens(nn.ModuleList):
-    """Each fact (the joint positions, the point) as one token."""
+    """Each fact (the joint positions, the point) as one token, and all of them for the entrance of other tokens."""
 
-    def __init__(self, sizes: Sequence[int], width: int) -> None:
-        super().__init__([nn.Linear(size, width) for size in sizes])
+    def __init__(self, interface: Interface, width: int) -> None:
+        super().__init__([nn.Linear(size, width) for size in interface.facts])
+        self.direct = interface.direct
 
     def forward(self, facts: Facts) -> Float[Tensor, "b f d"]:
         """One token per fact."""
         return torch.stack([embed(fact) for embed, fact in zip(self, facts, strict=True)], 1)
+
+    def told(self, tokens: Float[Tensor, "b f d"]) -> Float[Tensor, "b 1 d"] | float:
+        """What is added to tokens that are told the facts directly; 0 where they are not."""
+        return tokens.sum(1, keepdim=True) if self.direct else 0.0
 
 
 def masked_mean(error: Float[Tensor, "*b"], real: Bool[Tensor, "*b"]) -> Float[Tensor, ""]:

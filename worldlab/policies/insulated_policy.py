@@ -4,7 +4,6 @@ The trunk learns to write FAST words; the action expert learns flow matching on 
 gradient into it. The two read the same prefix and never each other. (openpi has no implementation of it.)
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +15,7 @@ from worldlab.policies.backbone import Backbone, Prefix
 from worldlab.policies.fast_policy import FastHead, FastSettings
 from worldlab.policies.fast_tokens import FastTokenizer
 from worldlab.policies.flow_policy import FlowHead, FlowSettings
-from worldlab.policies.head import Facts, Head, Noise
+from worldlab.policies.head import Facts, Head, Interface, Noise
 from worldlab.policies.vla import VLAConfig
 
 
@@ -36,17 +35,12 @@ class InsulatedHead(Head):
     """A `FastHead` that is trained and a `FlowHead` that acts."""
 
     def __init__(
-        self,
-        config: InsulatedConfig,
-        backbone: Backbone,
-        facts: Sequence[int],
-        chunk: tuple[int, int],
-        tokenizer: FastTokenizer | None = None,
+        self, config: InsulatedConfig, backbone: Backbone, interface: Interface, tokenizer: FastTokenizer | None = None
     ) -> None:
         """See `FlowHead` and `FastHead`."""
         super().__init__()
-        self.flow = FlowHead(config, backbone, facts, chunk)
-        self.fast = FastHead(config, backbone, facts, chunk, config.execute, tokenizer)
+        self.flow = FlowHead(config, backbone, interface)
+        self.fast = FastHead(config, backbone, interface, tokenizer)
 
     def learn(self, action: Float[Tensor, "n k a"]) -> None:
         """Learn the words of the data."""

@@ -1,6 +1,5 @@
 """L1 regression of a whole chunk in one pass, as in OpenVLA-OFT (Kim, Finn and Liang 2025, arXiv:2502.19645)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 
 from worldlab.policies.backbone import Backbone, Prefix
-from worldlab.policies.head import Facts, Head, Noise, masked_mean
+from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
 from worldlab.policies.writer import Reader
 
@@ -31,14 +30,12 @@ class RegressionHead(Head):
 
     continues = False
 
-    def __init__(
-        self, config: RegressionConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]
-    ) -> None:
-        """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
+    def __init__(self, config: RegressionConfig, backbone: Backbone, interface: Interface) -> None:
+        """Set up what reads the slots."""
         super().__init__()
-        width, entrance = config.width, chunk[1] * backbone.language.config.hidden_size
-        self.actions = chunk[1]
-        self.reader = Reader(backbone, facts, chunk[0] * chunk[1])
+        width, entrance = config.width, interface.actions * backbone.language.config.hidden_size
+        self.actions = interface.actions
+        self.reader = Reader(backbone, interface)
         self.entrance = nn.Sequential(nn.LayerNorm(entrance), nn.Linear(entrance, width), nn.ReLU())
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(config.blocks)

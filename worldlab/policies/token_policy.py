@@ -1,6 +1,5 @@
 """Actions as tokens of 256 bins: one after the other, as in OpenVLA, or all in one pass, as in OpenVLA-OFT."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,7 @@ from torch.nn.functional import one_hot
 
 from worldlab.policies.action_tokens import ActionTokenizer
 from worldlab.policies.backbone import Backbone, Prefix
-from worldlab.policies.head import Facts, Head, Noise, masked_mean
+from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
 from worldlab.policies.writer import Reader, Writer
 
@@ -53,9 +52,9 @@ def target(right: Int[Tensor, "*b"], bins: int, softness: float) -> Float[Tensor
 class _BinHead(Head):
     """What both heads of bins share: the loss over logits, and the way from classes to actions."""
 
-    def __init__(self, config: TokenConfig | ParallelTokenConfig, backbone: Backbone, actions: int) -> None:
+    def __init__(self, config: TokenConfig | ParallelTokenConfig, backbone: Backbone, interface: Interface) -> None:
         super().__init__()
-        self.bins, self.softness, self.actions = config.bins, config.softness, actions
+        self.bins, self.softness, self.actions = config.bins, config.softness, interface.actions
         self.tokenizer = ActionTokenizer(backbone.language.config.vocab_size, config.bins)
         self.written = 0
 
@@ -86,14 +85,14 @@ class _BinHead(Head):
 class TokenHead(_BinHead):
     """The trunk writes bins one after the other."""
 
-    def __init__(self, config: TokenConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]) -> None:
-        """`facts` are the sizes of the facts, `chunk` is (steps, width of an action).
+    def __init__(self, config: TokenConfig, backbone: Backbone, interface: Interface) -> None:
+        """Let the trunk write bins.
 
         Raises:
             UsageError: the vocabulary of a pretrained language model has no room for the bins.
         """
-        super().__init__(config, backbone, chunk[1])
-        self.writer = Writer(backbone, facts, config.bins, chunk[0] * chunk[1])
+        super().__init__(config, backbone, interface)
+        self.writer = Writer(backbone, interface, config.bins)
 
     def decode(
         self, backbone: Backbone, prefix: Prefix, facts: Facts, given: Int[Tensor, "b g"]
@@ -129,12 +128,10 @@ class ParallelTokenHead(_BinHead):
 
     continues = False
 
-    def __init__(
-        self, config: ParallelTokenConfig, backbone: Backbone, facts: Sequence[int], chunk: tuple[int, int]
-    ) -> None:
-        """`facts` are the sizes of the facts, `chunk` is (steps, width of an action)."""
-        super().__init__(config, backbone, chunk[1])
-        self.reader = Reader(backbone, facts, chunk[0] * chunk[1])
+    def __init__(self, config: ParallelTokenConfig, backbone: Backbone, interface: Interface) -> None:
+        """Set up what reads the slots."""
+        super().__init__(config, backbone, interface)
+        self.reader = Reader(backbone, interface)
         self.logits = nn.Linear(backbone.language.config.hidden_size, config.bins)
 
     def loss(

@@ -40,6 +40,9 @@ class VLAConfig:
     pace: float | None = 1.2
     """Joint targets are predicted as mean velocities from the present position in units of this many rad/s, about the
     fastest that the demonstrations move. None predicts the targets themselves, as is done for other kinds of action."""
+    direct: bool = True
+    """Whether the tokens that become actions are told the facts (joint positions, point) at their entrance too. The
+    published models leave it to attention, which takes a small model longer to learn."""
     state_in_prompt: bool = False
     """Whether the trunk reads the joint positions too, as numbers from 0 to 255 after the instruction (pi0.5)."""
 

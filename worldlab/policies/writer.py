@@ -1,6 +1,6 @@
 """Token heads' common part: the trunk itself goes on from its prefix, one token after the other or all at once."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from worldlab.errors import UsageError
 from worldlab.policies.attention import additive, block_causal, positions
 from worldlab.policies.backbone import Backbone, Prefix
-from worldlab.policies.head import Facts, FactTokens
+from worldlab.policies.head import Facts, FactTokens, Interface
 
 type Choice = Callable[[int, Float[Tensor, "b v"]], Int[Tensor, " b"]]
 """Number of the token and its logits -> the class to write."""
@@ -22,8 +22,8 @@ class Writer(nn.Module):
     in decoding, so a word in place of an action cannot occur.
     """
 
-    def __init__(self, backbone: Backbone, facts: Sequence[int], classes: int, length: int) -> None:
-        """`facts` are the sizes of the facts, `length` is the most tokens of a chunk.
+    def __init__(self, backbone: Backbone, interface: Interface, classes: int) -> None:
+        """A chunk takes at most one token for each of its numbers.
 
         Raises:
             UsageError: the vocabulary of a pretrained language model has no room for the classes.
@@ -34,16 +34,17 @@ class Writer(nn.Module):
             raise UsageError(
                 f"a language model of {vocabulary} ids has no room for {classes} action tokens beside its words."
             )
-        self.first, self.length = vocabulary - classes, length
-        self.facts = FactTokens(facts, width)
-        self.slot = nn.Parameter(torch.randn(length, width) * 0.02)
+        self.first, self.length = vocabulary - classes, interface.steps * interface.actions
+        self.facts = FactTokens(interface, width)
+        self.slot = nn.Parameter(torch.randn(self.length, width) * 0.02)
         self.logits = nn.Linear(width, classes)
 
     def _tokens(self, backbone: Backbone, known: Float[Tensor, "b f d"], tokens: Int[Tensor, "b n"]) -> Tensor:
         """Embeddings of the facts and of the tokens so far; whoever asks for slot i is told so."""
         inputs = torch.cat([known, backbone.embed(self.first + tokens)], 1)
         asking = known.shape[1] - 1
-        return torch.cat([inputs[:, :asking], inputs[:, asking:] + self.slot[: inputs.shape[1] - asking]], 1)
+        slots = self.slot[: inputs.shape[1] - asking] + self.facts.told(known)
+        return torch.cat([inputs[:, :asking], inputs[:, asking:] + slots], 1)
 
     def forced(
         self, backbone: Backbone, prefix: Prefix, facts: Facts, tokens: Int[Tensor, "b n"]
@@ -79,17 +80,18 @@ class Writer(nn.Module):
 class Reader(nn.Module):
     """[prefix, bidirectional][facts][slots, bidirectional]: one pass reads every slot, as in OpenVLA-OFT."""
 
-    def __init__(self, backbone: Backbone, facts: Sequence[int], slots: int) -> None:
-        """`facts` are the sizes of the facts; a slot's input says nothing but its place."""
+    def __init__(self, backbone: Backbone, interface: Interface) -> None:
+        """There is a slot for each number of a chunk."""
         super().__init__()
         width = backbone.language.config.hidden_size
-        self.facts = FactTokens(facts, width)
-        self.slot = nn.Parameter(torch.randn(slots, width) * 0.02)
+        self.facts = FactTokens(interface, width)
+        self.slot = nn.Parameter(torch.randn(interface.steps * interface.actions, width) * 0.02)
 
     def forward(self, backbone: Backbone, prefix: Prefix, facts: Facts) -> Float[Tensor, "b s d"]:
         """What the trunk makes of the slots."""
         known = self.facts(facts)
-        inputs = torch.cat([known, self.slot.expand(len(known), -1, -1)], 1)
+        slots = self.slot.expand(len(known), -1, -1) + self.facts.told(known)
+        inputs = torch.cat([known, slots], 1)
         f = known.shape[1]
         block = torch.cat([torch.ones(f), torch.full((len(self.slot),), 2)]).to(inputs.device, torch.long)
         return attend(backbone, prefix, inputs, block)[:, f:]
