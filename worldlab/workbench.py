@@ -21,7 +21,7 @@ from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.seeding import key
-from worldlab.training import Device, fit, pick_device
+from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
 from worldlab.trunk import Trunk, families
 
@@ -144,7 +144,7 @@ def train_recipe(
         "held_out": held,
         "provenance": provenance(seed),
     }
-    run = Run.open(out) if resume else Run.create(out, about)
+    run = Run.open(out) if resume else create_run(out, about, device)
     if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
         raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
     if resume and run.config["model"] != about["model"]:
