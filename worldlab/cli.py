@@ -8,7 +8,7 @@ import json
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, override
 
@@ -16,6 +16,7 @@ import tyro
 from tyro.conf import Positional
 
 from worldlab.errors import UsageError
+from worldlab.trunk import Trunk
 
 if TYPE_CHECKING:
     from worldlab.workbench import Outcome
@@ -110,6 +111,8 @@ class Train(Verb):
     """Budget in minutes, instead of the preset's."""
     resume: bool = False
     """Go on from the checkpoint in --out."""
+    trunk: Annotated[Trunk, tyro.conf.arg(name="")] = field(default_factory=Trunk)
+    """Another trunk under the preset's head."""
 
     @override
     def run(self) -> "Outcome":
@@ -122,6 +125,7 @@ class Train(Verb):
             steps=self.steps,
             minutes=self.minutes,
             resume=self.resume,
+            trunk=self.trunk,
             seed=self.seed,
             device=self.device,
         )
@@ -143,11 +147,23 @@ class Eval(Verb):
     """Also evaluate the expert, random actions, blank images and wrong instructions."""
     variation: tuple[str, ...] = ()
     """Departures from the training world, NAME=SEVERITY. `worldlab list variations` shows them."""
+    execute: int | None = None
+    """Actions executed before looking again; None leaves it to the policy."""
+    ensemble: float | None = None
+    """Look at every step and blend all plans, the i-th oldest with weight exp(-ensemble * i); ACT has 0.01."""
+    delay: int = 0
+    """Control steps that a plan takes to compute, on a virtual clock; the previous plan is executed meanwhile."""
+    continuing: bool = True
+    """Whether the policy is told what is executed meanwhile (real-time chunking)."""
 
     @override
     def run(self) -> "Outcome":
+        from worldlab.policies import ExecutionConfig
         from worldlab.workbench import evaluate
 
+        execution = ExecutionConfig(
+            execute=self.execute, ensemble=self.ensemble, delay=self.delay, continuing=self.continuing
+        )
         return evaluate(
             self.policy,
             self.env,
@@ -155,6 +171,7 @@ class Eval(Verb):
             n=self.n,
             controls=self.controls,
             variation=self.variation,
+            execution=execution,
             seed=self.seed,
             device=self.device,
         )
@@ -180,6 +197,61 @@ class Compare(Verb):
         from worldlab.workbench import compare
 
         return compare(self.a, self.b, self.env, self.episodes, n=self.n, seed=self.seed, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bakeoff(Verb):
+    """Every action head on one trunk, every fusion under one head: same data and budget, several training seeds."""
+
+    data: str
+    """The store that all are trained on."""
+    out: Path
+    """A folder for the runs and the table; a contest that was interrupted goes on."""
+    task: str = "lift"
+    """reach, push, lift or stack: which cameras, and how often they are looked through."""
+    heads: tuple[str, ...] = (
+        "flow",
+        "flow-adarms",
+        "flow-insulated",
+        "diffusion",
+        "l1",
+        "tokens",
+        "tokens-parallel",
+        "fast",
+        "state-only",
+    )
+    """Heads, all on the fusion llava."""
+    fusions: tuple[str, ...] = ("llava", "anyres", "qformer", "flamingo", "native")
+    """Fusions, all under the head flow."""
+    seeds: int = 3
+    """Training seeds."""
+    steps: int | None = None
+    """Budget of each in steps: equal samples."""
+    minutes: float | None = None
+    """Budget of each in minutes of one thread: equal time."""
+    chunk: int = 8
+    """Actions that all predict at once."""
+    episodes: int = 100
+    """Closed-loop episodes of each policy."""
+    workers: int = 2
+    """Processes."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.bakeoff import Contest, bakeoff
+
+        contest = Contest(
+            task=self.task,
+            data=self.data,
+            heads=self.heads,
+            fusions=self.fusions,
+            seeds=self.seeds,
+            steps=self.steps,
+            minutes=self.minutes,
+            chunk=self.chunk,
+            episodes=self.episodes,
+        )
+        return bakeoff(contest, self.out, workers=self.workers, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,7 +360,7 @@ class View(Verb):
 class List(Verb):
     """The names that other verbs take."""
 
-    what: Positional[Literal["envs", "presets", "variations"]]
+    what: Positional[Literal["envs", "presets", "backbones", "variations"]]
     """Which names."""
 
     @override
@@ -304,6 +376,7 @@ type Command = (
     | Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
+    | Annotated[Bakeoff, tyro.conf.subcommand("bakeoff")]
     | Annotated[Imagine, tyro.conf.subcommand("imagine")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]

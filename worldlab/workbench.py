@@ -21,11 +21,12 @@ from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.seeding import key
-from worldlab.training import Device, fit, pick_device
+from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
+from worldlab.trunk import Trunk, families
 
 if TYPE_CHECKING:
-    from worldlab.policies import VLA
+    from worldlab.policies import VLA, ExecutionConfig, StateOnlyPolicy
     from worldlab.presets import TrainConfig
 
 
@@ -83,7 +84,9 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
     return replace(config, fit=fitting)
 
 
-def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int) -> "VLA | dynamics.StateModel":
+def create_model(
+    config: "TrainConfig", store: datasets.EpisodeStore, seed: int
+) -> "VLA | StateOnlyPolicy | dynamics.StateModel":
     """An untrained model for the recipe and the data."""
     from worldlab import policies
 
@@ -91,7 +94,10 @@ def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int)
     statistics = datasets.statistics(store)
     if isinstance(config.model, dynamics.StateModelConfig):
         return dynamics.create(config.model, store.spec, statistics)
-    return policies.create(config.model, store.spec, statistics, store.tasks)
+    examples = None
+    if policies.needs_examples(config.model):
+        examples = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed)[0]
+    return policies.create(config.model, store.spec, statistics, store.tasks, examples)
 
 
 def train(
@@ -102,6 +108,7 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     resume: bool = False,
+    trunk: Trunk | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
@@ -109,8 +116,22 @@ def train(
     from worldlab.presets import preset
 
     pick_device(device)
-    config = _with_budget(preset(name), steps, minutes, seed)
-    store = datasets.EpisodeStore(data)
+    config = _with_budget((trunk or Trunk()).under(preset(name)), steps, minutes, seed)
+    return train_recipe(config, name, data, out, resume=resume, device=device)
+
+
+def train_recipe(
+    config: "TrainConfig",
+    name: str,
+    data: str | Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: Device = "auto",
+    show: bool = True,
+) -> Outcome:
+    """Train a model by a whole recipe that is called `name`; everything random is keyed by the recipe's seed."""
+    seed, store = config.fit.seed, datasets.EpisodeStore(data)
     model = create_model(config, store, seed)
     seen, held = config.split(len(store))
     about = {
@@ -123,11 +144,13 @@ def train(
         "held_out": held,
         "provenance": provenance(seed),
     }
-    run = Run.open(out) if resume else Run.create(out, about)
+    run = Run.open(out) if resume else create_run(out, about, device)
     if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
         raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
+    if resume and run.config["model"] != about["model"]:
+        raise UsageError(f"'{out}' was trained with another trunk; resume it with the options it was started with.")
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
-    fit(model, windows, config.fit, run, device=device, resume=resume)
+    fit(model, windows, config.fit, run, device=device, resume=resume, show=show)
     last = run.read_log()[-2:]
     loss = last[0].get("loss")
     line = f"{name} trained for {last[-1]['step']} steps in {last[-1]['seconds']} s, loss {loss}: {out}"
@@ -204,18 +227,30 @@ def evaluate(
     n: int = 50,
     controls: bool = True,
     variation: tuple[str, ...] = (),
+    execution: "ExecutionConfig | None" = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
     world = envs.make(env, n=min(n, episodes), variation=parse_variation(variation))
     policy = meet(name, world, device)
+    way: list[str] = []
+    if execution is not None and not execution.own_way:
+        from worldlab.policies import execute
+
+        policy, way = execute(policy, execution, name), execution.describe()
     result = judge(policy, world, episodes, seed, name)
-    values: dict[str, Json] = {**result.to_json(), "run": name, "env": env, "variation": list(variation)}
+    values: dict[str, Json] = {
+        **result.to_json(),
+        "run": name,
+        "env": env,
+        "variation": to_json(variation),
+        "execution": to_json(way),
+    }
     if controls:
         others = judge_controls(policy, world, episodes, seed)
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, f"seed{seed}"])
+    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
@@ -303,7 +338,7 @@ def export_policy(source: Path, out: Path, *, check: bool = False, force: bool =
     from worldlab import policies
     from worldlab.policies import lerobot_policy
 
-    lerobot_policy.export_policy(policies.load_run(source), out)
+    lerobot_policy.export_policy(policies.load_vla(source), out)
     return Outcome(f"policy exported: {out}", {"out": str(out)})
 
 
@@ -348,12 +383,14 @@ def view(path: Path, episodes: Sequence[int] = (), out: Path | None = None) -> O
     return Outcome(f"{summary.text}\n\n{told}", {**summary.values, "recording": None if out is None else str(out)})
 
 
-def names(what: Literal["envs", "presets", "variations"]) -> Outcome:
+def names(what: Literal["envs", "presets", "backbones", "variations"]) -> Outcome:
     """The names that other verbs take."""
     if what == "presets":
         from worldlab.presets import PRESETS
 
         choices: Sequence[str] = list(PRESETS)
+    elif what == "backbones":
+        choices = [f"{part} {name}" for part, names in families().items() for name in names]
     else:
         choices = envs.names() if what == "envs" else envs.variations.names()
     return Outcome("\n".join(choices), {what: list(choices)})
