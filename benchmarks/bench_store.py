@@ -8,7 +8,7 @@ WORLDLAB_PEERS names; those that are not installed are left out with a word.
 A plain Dataset's batches are so large that glibc may hand their memory back to the kernel after each, which costs more
 than half of the time; whether it does is luck. So the range of the rounds is printed, and one line has it forbidden.
 
-Run it with `OMP_NUM_THREADS=1 MUJOCO_GL=egl python -m benchmarks.bench_store`; the table goes to stderr, JSON to stdout.
+Run it with `OMP_NUM_THREADS=1 MUJOCO_GL=egl python -m benchmarks.bench_store`; JSON goes to stdout, a table to stderr.
 """
 
 import json

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, override
 import tyro
 from tyro.conf import Positional
 
+from worldlab import processes
 from worldlab.errors import UsageError
 
 if TYPE_CHECKING:
@@ -80,6 +81,7 @@ class Collect(Verb):
 
     @override
     def run(self) -> "Outcome":
+        processes.prepare(processes.number(self.episodes / self.n, self.workers))
         from worldlab.collection import Recipe
         from worldlab.workbench import collect
 
