@@ -14,6 +14,7 @@ from arm import ARM
 from episodes import assert_equal, columns
 
 from worldlab import so101
+from worldlab.collection import Recipe, collect
 from worldlab.datasets import EpisodeStore
 from worldlab.datasets.lerobot_export import export_dataset
 from worldlab.datasets.lerobot_import import import_dataset
@@ -43,6 +44,19 @@ def test_a_store_comes_back_from_pictures_as_it_was(arm_store, pictures, tmp_pat
     assert (back.seeds.tolist(), back.lengths.tolist()) == ([1, 2, 3], [10, 5, 13])
     assert back.provenance["env"] == "arm"
     for ours, theirs in zip(arm_store, back, strict=True):
+        assert_equal(ours, theirs)
+
+
+def test_recorded_demonstrations_come_back_bit_for_bit(tmp_path):
+    """Executed and labelled actions alike: the expert's targets are multiples of what LeRobot's units can hold."""
+    collect(Recipe(env="worldlab/Lift-v0", noise=0.7, keep_failures=True, size=16, n=2), f"{tmp_path}/x.zarr", 2)
+    store = EpisodeStore(tmp_path / "x.zarr")
+    import_dataset(
+        export_dataset(store, tmp_path / "set", video=False, physics=True, show=False), tmp_path / "back.zarr"
+    )
+    back = EpisodeStore(tmp_path / "back.zarr")
+    assert (back.spec, back.seeds.tolist()) == (store.spec, store.seeds.tolist())
+    for ours, theirs in zip(store, back, strict=True):
         assert_equal(ours, theirs)
 
 
