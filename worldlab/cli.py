@@ -253,7 +253,7 @@ class Import(Verb):
     source: Positional[str]
     """A folder in LeRobot's format v3.0 or v2.1, or OWNER/NAME on the Hugging Face hub."""
     out: str
-    """The store, for example data/pick.zarr."""
+    """The store, for example data/pick.zarr or s3://bucket/pick.zarr."""
     rename: tuple[str, ...] = ()
     """NAME=FEATURE for cameras and columns, for example front=observation.images.top reward=score."""
     size: tuple[int, int] | None = None
