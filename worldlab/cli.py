@@ -272,12 +272,12 @@ class Import(Verb):
 class View(Verb):
     """What a store or a run holds: a table, and its episodes or its training in the Rerun viewer."""
 
-    path: Positional[Path]
-    """A store or a run folder."""
+    path: Positional[str]
+    """A store, also one behind a URL, or a run folder."""
     episodes: tuple[int, ...] = ()
     """Which episodes of a store to look at, counted from 0; the first three if none are given."""
     out: Path | None = None
-    """Write this .rrd file instead of opening the viewer. Without a display, one is written beside the store."""
+    """Write this .rrd file instead of opening the viewer. Without a display, one is written beside what is viewed."""
 
     @override
     def run(self) -> "Outcome":
