@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice, takewhile
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.util import Finalize
 
 import torch
 
@@ -204,7 +205,9 @@ def _waves(recipe: Recipe, path: str, about: dict[str, Json], seeds: Iterator[in
 def _begin(recipe: Recipe, parts: "SimpleQueue[str]", about: dict[str, Json]) -> None:
     """Set up a process of the pool."""
     torch.set_num_threads(1)
-    _of_this_process.append(Recorder(recipe, parts.get(), about, threads=1))
+    recorder = Recorder(recipe, parts.get(), about, threads=1)
+    Finalize(None, recorder.close, exitpriority=1)  # before Python stops its threads, one of which still writes
+    _of_this_process.append(recorder)
 
 
 def _record(first: int) -> int:
