@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from safetensors import safe_open
@@ -155,6 +154,8 @@ class _Fitting:
 
     def __init__(self, model: nn.Module, config: FitConfig, run: Run, device: Device) -> None:
         self.model, self.config, self.run = model, config, run
+        from accelerate import Accelerator  # imports for a second, which who does not train need not wait for
+
         self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu")
         self.wrapped, self.optimizer = self.accelerator.prepare(
             _Loss(model, config.precision), _optimizer(model, config)
