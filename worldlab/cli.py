@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, override
 import tyro
 from tyro.conf import Positional
 
+from worldlab import processes
 from worldlab.errors import UsageError
 from worldlab.trunk import Trunk
 
@@ -81,6 +82,7 @@ class Collect(Verb):
 
     @override
     def run(self) -> "Outcome":
+        processes.prepare(processes.number(self.episodes / self.n, self.workers))
         from worldlab.collection import Recipe
         from worldlab.workbench import collect
 
@@ -323,7 +325,7 @@ class Import(Verb):
     source: Positional[str]
     """A folder in LeRobot's format v3.0 or v2.1, or OWNER/NAME on the Hugging Face hub."""
     out: str
-    """The store, for example data/pick.zarr."""
+    """The store, for example data/pick.zarr or s3://bucket/pick.zarr."""
     rename: tuple[str, ...] = ()
     """NAME=FEATURE for cameras and columns, for example front=observation.images.top reward=score."""
     size: tuple[int, int] | None = None
@@ -342,12 +344,12 @@ class Import(Verb):
 class View(Verb):
     """What a store or a run holds: a table, and its episodes or its training in the Rerun viewer."""
 
-    path: Positional[Path]
-    """A store or a run folder."""
+    path: Positional[str]
+    """A store, also one behind a URL, or a run folder."""
     episodes: tuple[int, ...] = ()
     """Which episodes of a store to look at, counted from 0; the first three if none are given."""
     out: Path | None = None
-    """Write this .rrd file instead of opening the viewer. Without a display, one is written beside the store."""
+    """Write this .rrd file instead of opening the viewer. Without a display, one is written beside what is viewed."""
 
     @override
     def run(self) -> "Outcome":

@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from safetensors import safe_open
@@ -95,6 +93,8 @@ def create_run(path: str | Path, config: Mapping[str, object], device: Device = 
     Raises:
         UsageError: something else is already there.
     """
+    from accelerate import PartialState  # a second to import
+
     processes = PartialState(cpu=pick_device(device).type == "cpu")
     if processes.is_main_process:
         Run.create(path, config)
@@ -170,6 +170,8 @@ class _Fitting:
 
     def __init__(self, model: nn.Module, config: FitConfig, run: Run, device: Device) -> None:
         self.model, self.config, self.run = model, config, run
+        from accelerate import Accelerator  # imports for a second, which who does not train need not wait for
+
         self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu")
         self.wrapped, self.optimizer = self.accelerator.prepare(
             _Loss(model, config.precision), _optimizer(model, config)
@@ -185,6 +187,8 @@ class _Fitting:
         """All processes must agree on the time, or they would not stop at the same step."""
         now = torch.tensor(self._before + time.monotonic() - self._start, device=self.accelerator.device)
         if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
             now = broadcast(now)
         assert isinstance(now, Tensor)
         self.seconds = float(now)

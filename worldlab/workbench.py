@@ -367,14 +367,14 @@ def import_lerobot(
     )
 
 
-def view(path: Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:
+def view(path: str | Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:
     """What a store or a run holds; see `worldlab view --help`."""
     from worldlab import summaries, viewing
 
     if out is None and not viewing.has_display():
-        out = path.with_suffix(".rrd")
-    if (path / "config.json").is_file():
-        run = Run.open(path)
+        out = (Path(Path(path).name) if "://" in str(path) else Path(path)).with_suffix(".rrd")
+    if (Path(path) / "config.json").is_file():
+        run = Run.open(Path(path))
         summary, told = summaries.summarize_run(run), viewing.show_run(run, out)
     else:
         store = datasets.EpisodeStore(path)
