@@ -66,7 +66,7 @@ class Collect(Verb):
     out: str
     """The store, for example data/reach.zarr or s3://bucket/reach.zarr."""
     policy: str = "expert"
-    """expert, random, a run folder, or lerobot:DIR."""
+    """expert, random, a run folder, lerobot:DIR, or plan:RUN to plan with a world model."""
     noise: float = 0.0
     """Disturb the expert in bursts, from 0 to 1; its clean action is stored as the label to imitate."""
     keep_failures: bool = False
@@ -132,7 +132,7 @@ class Eval(Verb):
     """Success rate of a policy on unseen seeds, with its interval and its controls."""
 
     policy: Positional[str]
-    """A run folder, expert, random, or lerobot:DIR."""
+    """A run folder, expert, random, lerobot:DIR, or plan:RUN to plan with a world model (plan.mppi:, plan.zone:)."""
     env: str
     """Environment id."""
     episodes: int = 100

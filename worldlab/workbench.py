@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worldlab import collection, datasets, dynamics, envs
+from worldlab import collection, datasets, dynamics, envs, players
 from worldlab import eval as evaluation
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
@@ -148,9 +148,7 @@ def parse_variation(settings: tuple[str, ...]) -> dict[str, float]:
 
 def meet(name: str, world: Environment, device: Device) -> Policy:
     """Load a policy for an environment."""
-    from worldlab import policies
-
-    return policies.load(name, device=str(pick_device(device)), env=world)
+    return players.load(name, world, str(pick_device(device)))
 
 
 def judge(
@@ -190,10 +188,11 @@ def rate_text(result: evaluation.SuccessResult) -> str:
     return f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def _results_folder(name: str) -> Path:
-    """Where results about a policy are kept: in its run, or under runs/ for a policy that has none."""
-    folder = Path(name.removeprefix("lerobot:"))
-    return folder / "eval" if folder.is_dir() else Path("runs") / name / "eval"
+def _results_folder(name: str, parts: Sequence[str]) -> Path:
+    """Where a result about a policy is kept: in its run, or under runs/ for a policy that has none."""
+    run, use = players.run_of(name)
+    folder = run / "eval" if run.is_dir() else Path("runs") / name / "eval"
+    return folder / "_".join([use, *parts] if use else parts)
 
 
 def evaluate(
@@ -215,7 +214,7 @@ def evaluate(
     if controls:
         others = judge_controls(policy, world, episodes, seed)
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, f"seed{seed}"])
+    folder = _results_folder(name, [env.replace("/", "-"), *variation, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
