@@ -184,7 +184,7 @@ class Compare(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Imagine(Verb):
-    """Counterfactuals of a world model, scored against the simulator's own branches."""
+    """Counterfactuals of a world model, scored against the simulator's own branches, with a page and a video."""
 
     model: Positional[Path]
     """A run folder that holds a world model."""
@@ -194,19 +194,25 @@ class Imagine(Verb):
     """Control steps to imagine."""
     branches: int = 8
     """Branches of each start; branch 0 is what was recorded."""
+    ways: tuple[str, ...] = ()
+    """What the other branches do instead of the usual: hold, zero, shuffled, perturbed, random, any policy that
+    `worldlab eval` takes, or actions from a file (left.npy, one row a step)."""
     starts: int = 64
     """Recorded rows to branch from."""
+    probe: bool = False
+    """Read positions off the model's belief by a linear probe, also where it decodes them itself."""
 
     @override
     def run(self) -> "Outcome":
-        from worldlab.workbench import imagine
+        from worldlab.imagining import imagine
 
         return imagine(
             self.model,
             self.data,
             horizon=self.horizon,
-            branches=self.branches,
+            branches=self.ways or self.branches,
             starts=self.starts,
+            probe=self.probe,
             seed=self.seed,
             device=self.device,
         )

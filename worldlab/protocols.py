@@ -100,6 +100,15 @@ class Sketching[S](Protocol):
 
 
 @runtime_checkable
+class Featured[S](Protocol):
+    """A world model whose belief can be read off by a probe."""
+
+    def features(self, belief: S) -> Float[Tensor, "b f"]:
+        """What it believes, as a vector."""
+        ...
+
+
+@runtime_checkable
 class Observable(Protocol):
     """An environment that can be looked at without acting."""
 

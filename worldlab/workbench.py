@@ -250,33 +250,6 @@ def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
     return episodes
 
 
-def imagine(
-    path: Path,
-    data: str | Path,
-    *,
-    horizon: int = 20,
-    branches: int = 8,
-    starts: int = 64,
-    seed: int = 0,
-    device: Device = "auto",
-) -> Outcome:
-    """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
-    model = dynamics.load(path, device=str(pick_device(device)))
-    store = datasets.EpisodeStore(data)
-    about = store.provenance
-    world = envs.make(str(about["env"]), n=32, size=int(str(about["size"])))
-    episodes = unseen(store, Run.open(path))
-    result = evaluation.counterfactual(
-        model, store, world, branches=branches, horizon=horizon, episodes=episodes, starts=starts, seed=seed
-    )
-    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": str(about["env"])}
-    write_atomically(path / "imagine.json", json.dumps(values, indent=1))
-    errors = result.to_json()["effect_error"]
-    return Outcome(
-        f"effect error by horizon {errors} (copy-last 1), n = {result.n} branches: {path}/imagine.json", values
-    )
-
-
 def export_dataset(
     source: str | Path, out: Path, *, images: bool = False, physics: bool = False, episodes: int | None = None
 ) -> Outcome:

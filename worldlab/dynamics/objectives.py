@@ -22,15 +22,8 @@ SHUT = -0.15
 
 
 def mean_reward(dream: Trajectory) -> Float[Tensor, " n"]:
-    """The mean imagined reward.
-
-    What ends in success goes on earning its last reward, so that it does not pay to put success off; what ends
-    otherwise earns nothing more.
-    """
-    ended = dream.terminated.int().cummax(1).values.bool()
-    first = ended & ~torch.nn.functional.pad(ended, (1, 0))[:, :-1]
-    last = torch.where(first, dream.reward * dream.success, 0).sum(1, keepdim=True)
-    return torch.where(ended & ~first, last, dream.reward).mean(1)
+    """The mean imagined reward, of futures that stand still after their end (`Trajectory.standing_reward`)."""
+    return dream.standing_reward.mean(1)
 
 
 @dataclass(frozen=True)
