@@ -219,6 +219,24 @@ class Imagine(Verb):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Play(Verb):
+    """Drive a world model in the browser, with the simulator beside it on the same actions."""
+
+    model: Positional[Path]
+    """A run folder that holds a world model."""
+    data: str | None = None
+    """The store of recorded frames to begin from; the one that the run was trained on if none is given."""
+    port: int = 8000
+    """Where the page is, on this machine alone; 0 takes a free one."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.playing.verb import play
+
+        return play(self.model, data=self.data, port=self.port, seed=self.seed, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Export(Verb):
     """Write a store as a LeRobot dataset, or a run as a LeRobot policy, checked before it may move an arm."""
 
@@ -311,6 +329,7 @@ type Command = (
     | Annotated[Eval, tyro.conf.subcommand("eval")]
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Imagine, tyro.conf.subcommand("imagine")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[View, tyro.conf.subcommand("view")]

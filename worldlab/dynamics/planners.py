@@ -22,11 +22,11 @@ from worldlab.trajectory import Observation, Spec, Trajectory
 class Search:
     """What both methods have in common."""
 
-    horizon: int = 12
+    horizon: int = 10
     """Steps imagined."""
-    candidates: int = 256
+    candidates: int = 192
     """Futures imagined in each round, for each episode."""
-    rounds: int = 5
+    rounds: int = 4
     """At most, of imagining and drawing closer."""
     agreement: float = 0.25
     """A search stops when its spread has shrunk to this fraction, in the mean over the plan; 0 never stops it."""
@@ -45,7 +45,7 @@ class Search:
 class CEM(Search):
     """The cross-entropy method: the next round is drawn around the mean of the best, as far apart as they are."""
 
-    elites: int = 24
+    elites: int = 20
     """How many are the best."""
 
     def refit(
