@@ -24,9 +24,9 @@ class Search:
 
     horizon: int = 10
     """Steps imagined."""
-    candidates: int = 192
+    candidates: int = 128
     """Futures imagined in each round, for each episode."""
-    rounds: int = 4
+    rounds: int = 3
     """At most, of imagining and drawing closer."""
     agreement: float = 0.25
     """A search stops when its spread has shrunk to this fraction, in the mean over the plan; 0 never stops it."""
@@ -45,7 +45,7 @@ class Search:
 class CEM(Search):
     """The cross-entropy method: the next round is drawn around the mean of the best, as far apart as they are."""
 
-    elites: int = 20
+    elites: int = 16
     """How many are the best."""
 
     def refit(
@@ -138,14 +138,19 @@ class Planner[S: Indexable]:
 
     def act(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
         """The first action of the best plan from here."""
-        self._seen.append((obs, self._privileged()))
+        known, over = self._look(len(obs.state))
+        self._seen.append((obs, known))
         self._seen, self._done = self._seen[-self.search.context :], self._done[-self.search.context + 1 :]
-        plan = self.plan(self._context(), self._seeds, self._step, self._plan)
-        self.rounds += plan.rounds
+        action = torch.zeros(len(over), self.search.horizon, len(self._low)) if self._plan is None else self._plan
+        if going := [i for i, done in enumerate(over) if not done]:
+            guess = None if self._plan is None else self._plan[going]
+            plan = self.plan(self._context().pick(going), [self._seeds[i] for i in going], self._step, guess)
+            self.rounds += plan.rounds
+            action[going] = plan.action
         self._step += 1
-        self._plan = torch.cat([plan.action[:, 1:], plan.action[:, -1:]], 1)
-        self._done.append(plan.action[:, 0])
-        return plan.action[:, :1]
+        self._plan = torch.cat([action[:, 1:], action[:, -1:]], 1)
+        self._done.append(action[:, 0])
+        return action[:, :1]
 
     @torch.no_grad()
     def plan(
@@ -217,11 +222,13 @@ class Planner[S: Indexable]:
         """The inverse of `_actions`."""
         return action if origin is None else torch.diff(action, dim=-2, prepend=_beside(origin, action)[..., :1, :])
 
-    def _privileged(self) -> Tensor | None:
-        """What the environment knows of the present."""
+    def _look(self, n: int) -> tuple[Tensor | None, Sequence[bool]]:
+        """What the environment knows of the present, and which episodes have succeeded, so that they need no plan."""
         if self.env is None:
-            return None
-        return torch.as_tensor(np.array(self.env.observe()[1]["privileged"], np.float32))
+            return None, [False] * n
+        info = self.env.observe()[1]
+        known = torch.as_tensor(np.array(info["privileged"], np.float32)) if "privileged" in info else None
+        return known, np.asarray(info["success"], bool).tolist()
 
     def _context(self) -> Trajectory:
         """What was seen and done last; the last row is the present, in which nothing has been done yet."""
