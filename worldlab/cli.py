@@ -68,7 +68,7 @@ class Collect(Verb):
     out: str
     """The store, for example data/reach.zarr or s3://bucket/reach.zarr."""
     policy: str = "expert"
-    """expert, random, a run folder, or lerobot:DIR."""
+    """expert, random, a run folder, lerobot:DIR, or plan:RUN to plan with a world model."""
     noise: float = 0.0
     """Disturb the expert in bursts, from 0 to 1; its clean action is stored as the label to imitate."""
     keep_failures: bool = False
@@ -138,7 +138,7 @@ class Eval(Verb):
     """Success rate of a policy on unseen seeds, with its interval and its controls."""
 
     policy: Positional[str]
-    """A run folder, expert, random, or lerobot:DIR."""
+    """A run folder, expert, random, lerobot:DIR, or plan:RUN to plan with a world model (plan.mppi:, plan.zone:)."""
     env: str
     """Environment id."""
     episodes: int = 100
@@ -258,7 +258,7 @@ class Bakeoff(Verb):
 
 @dataclass(frozen=True, kw_only=True)
 class Imagine(Verb):
-    """Counterfactuals of a world model, scored against the simulator's own branches."""
+    """Counterfactuals of a world model, scored against the simulator's own branches, with a page and a video."""
 
     model: Positional[Path]
     """A run folder that holds a world model."""
@@ -268,22 +268,46 @@ class Imagine(Verb):
     """Control steps to imagine."""
     branches: int = 8
     """Branches of each start; branch 0 is what was recorded."""
+    ways: tuple[str, ...] = ()
+    """What the other branches do instead of the usual: hold, zero, shuffled, perturbed, random, any policy that
+    `worldlab eval` takes, or actions from a file (left.npy, one row a step)."""
     starts: int = 64
     """Recorded rows to branch from."""
+    probe: bool = False
+    """Read positions off the model's belief by a linear probe, also where it decodes them itself."""
 
     @override
     def run(self) -> "Outcome":
-        from worldlab.workbench import imagine
+        from worldlab.imagining import imagine
 
         return imagine(
             self.model,
             self.data,
             horizon=self.horizon,
-            branches=self.branches,
+            branches=self.ways or self.branches,
             starts=self.starts,
+            probe=self.probe,
             seed=self.seed,
             device=self.device,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play(Verb):
+    """Drive a world model in the browser, with the simulator beside it on the same actions."""
+
+    model: Positional[Path]
+    """A run folder that holds a world model."""
+    data: str | None = None
+    """The store of recorded frames to begin from; the one that the run was trained on if none is given."""
+    port: int = 8000
+    """Where the page is, on this machine alone; 0 takes a free one."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.playing.verb import play
+
+        return play(self.model, data=self.data, port=self.port, seed=self.seed, device=self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -380,6 +404,7 @@ type Command = (
     | Annotated[Compare, tyro.conf.subcommand("compare")]
     | Annotated[Bakeoff, tyro.conf.subcommand("bakeoff")]
     | Annotated[Imagine, tyro.conf.subcommand("imagine")]
+    | Annotated[Play, tyro.conf.subcommand("play")]
     | Annotated[Export, tyro.conf.subcommand("export")]
     | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[View, tyro.conf.subcommand("view")]

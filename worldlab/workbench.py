@@ -14,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worldlab import collection, datasets, dynamics, envs
+from worldlab import collection, datasets, dynamics, envs, players
 from worldlab import eval as evaluation
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
@@ -171,9 +171,7 @@ def parse_variation(settings: tuple[str, ...]) -> dict[str, float]:
 
 def meet(name: str, world: Environment, device: Device) -> Policy:
     """Load a policy for an environment."""
-    from worldlab import policies
-
-    return policies.load(name, device=str(pick_device(device)), env=world)
+    return players.load(name, world, str(pick_device(device)))
 
 
 def judge(
@@ -213,10 +211,11 @@ def rate_text(result: evaluation.SuccessResult) -> str:
     return f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def _results_folder(name: str) -> Path:
-    """Where results about a policy are kept: in its run, or under runs/ for a policy that has none."""
-    folder = Path(name.removeprefix("lerobot:"))
-    return folder / "eval" if folder.is_dir() else Path("runs") / name / "eval"
+def _results_folder(name: str, parts: Sequence[str]) -> Path:
+    """Where a result about a policy is kept: in its run, or under runs/ for a policy that has none."""
+    run, use = players.run_of(name)
+    folder = run / "eval" if run.is_dir() else Path("runs") / name / "eval"
+    return folder / "_".join([use, *parts] if use else parts)
 
 
 def evaluate(
@@ -250,7 +249,7 @@ def evaluate(
     if controls:
         others = judge_controls(policy, world, episodes, seed)
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, *way, f"seed{seed}"])
+    folder = _results_folder(name, [env.replace("/", "-"), *variation, *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
@@ -284,33 +283,6 @@ def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
             f"'{run.path}' was trained on every episode of '{store.path}'; collect others to imagine from."
         )
     return episodes
-
-
-def imagine(
-    path: Path,
-    data: str | Path,
-    *,
-    horizon: int = 20,
-    branches: int = 8,
-    starts: int = 64,
-    seed: int = 0,
-    device: Device = "auto",
-) -> Outcome:
-    """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
-    model = dynamics.load(path, device=str(pick_device(device)))
-    store = datasets.EpisodeStore(data)
-    about = store.provenance
-    world = envs.make(str(about["env"]), n=32, size=int(str(about["size"])))
-    episodes = unseen(store, Run.open(path))
-    result = evaluation.counterfactual(
-        model, store, world, branches=branches, horizon=horizon, episodes=episodes, starts=starts, seed=seed
-    )
-    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": str(about["env"])}
-    write_atomically(path / "imagine.json", json.dumps(values, indent=1))
-    errors = result.to_json()["effect_error"]
-    return Outcome(
-        f"effect error by horizon {errors} (copy-last 1), n = {result.n} branches: {path}/imagine.json", values
-    )
 
 
 def export_dataset(
