@@ -1,7 +1,6 @@
 """`worldlab imagine`: a world model, a store and the simulator that made it, put together."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,7 +61,8 @@ def imagine(
     values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": str(about["env"])}
     values["probed"] = bool(note)
     write_atomically(path / "imagine.json", json.dumps(values, indent=1))
-    command = f"worldlab {' '.join(sys.argv[1:])}"
+    ways = f"--branches {branches}" if isinstance(branches, int) else f"--ways {' '.join(branches)}"
+    command = f"worldlab imagine {path} --data {data} --horizon {horizon} {ways} --starts {starts} --seed {seed}"
     page = evaluation.write_imagined(result, path, command=command, provenance=provenance(seed), note=note)
     errors = {str(h): error for h, error in result["effect_error"].value.items()}
     return Outcome(f"effect error by horizon {errors} (copy-last 1), n = {result.n} branches: {page}", values)
