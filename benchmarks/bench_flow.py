@@ -110,41 +110,47 @@ def training_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> C
     return step
 
 
+def halved(call: Callable[[], object]) -> Callable[[], object]:
+    """The same under autocast to bf16."""
+
+    def run() -> object:
+        with torch.autocast("cpu", torch.bfloat16):
+            return call()
+
+    return run
+
+
+def compare(size: Size) -> None:
+    """Two rows of the table."""
+    theirs, mine = lerobot_pi0.build(size).eval(), ours(size).eval()
+    weights = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (theirs, mine)]
+    one, obs = lerobot_pi0.batch(size, 1), observation(size, 1)
+    mine.reset([0])
+    chunk = [
+        milliseconds(lambda: theirs.predict_action_chunk(one), 15),
+        milliseconds(lambda: mine.plan(obs), 15),
+        milliseconds(halved(lambda: mine.plan(obs)), 15),
+    ]
+    many, batch = lerobot_pi0.batch(size, size.batch), window(size)
+    theirs.train()
+    mine.train()
+    step = [
+        milliseconds(training_step(theirs, lambda: theirs.forward(many)[0]), 5),
+        milliseconds(training_step(mine, lambda: mine.loss(batch)[0]), 5),
+        milliseconds(halved(training_step(mine, lambda: mine.loss(batch)[0])), 5),
+    ]
+    label = f"{weights[0]:.1f} / {weights[1]:.1f} M"
+    for work, (a, b, c) in (("chunk", chunk), (f"training step, batch {size.batch}", step)):
+        print(f"| {label} | {work} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {a / c:.1f} |", flush=True)
+
+
 def main(names: list[str]) -> None:
     """One row a size and kind of work."""
     torch.set_num_threads(1)
-    print(
-        "| size | work | LeRobot pi0, ms | worldlab, ms | ratio | worldlab bf16, ms | ratio |\n|---|---|---|---|---|---|---|"
-    )
+    print("| size | work | LeRobot pi0, ms | worldlab, ms | ratio | worldlab bf16, ms | ratio |")
+    print("|---|---|---|---|---|---|---|")
     for name in names or list(SIZES):
-        size = SIZES[name]
-        theirs, mine = lerobot_pi0.build(size).eval(), ours(size).eval()
-        weights = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (theirs, mine)]
-        one, obs = lerobot_pi0.batch(size, 1), observation(size, 1)
-        mine.reset([0])
-
-        def halved(call: Callable[[], object]) -> Callable[[], object]:
-            def run() -> object:
-                with torch.autocast("cpu", torch.bfloat16):
-                    return call()
-
-            return run
-
-        chunk = [
-            milliseconds(lambda: theirs.predict_action_chunk(one), 15),
-            milliseconds(lambda: mine.plan(obs), 15),
-            milliseconds(halved(lambda: mine.plan(obs)), 15),
-        ]
-        many, batch = lerobot_pi0.batch(size, size.batch), window(size)
-        theirs.train(), mine.train()
-        step = [
-            milliseconds(training_step(theirs, lambda: theirs.forward(many)[0]), 5),
-            milliseconds(training_step(mine, lambda: mine.loss(batch)[0]), 5),
-            milliseconds(training_step(mine, halved(lambda: mine.loss(batch)[0])), 5),
-        ]
-        label = f"{weights[0]:.1f} / {weights[1]:.1f} M"
-        for work, (a, b, c) in (("chunk", chunk), (f"training step, batch {size.batch}", step)):
-            print(f"| {label} | {work} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {a / c:.1f} |", flush=True)
+        compare(SIZES[name])
 
 
 if __name__ == "__main__":

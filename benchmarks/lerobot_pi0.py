@@ -1,7 +1,7 @@
 """LeRobot's pi0 at the size of a laptop.
 
-LeRobot allows two sizes, both of billions of weights. Nothing of it is edited here; what reads the sizes is replaced from
-outside while the policy is built.
+LeRobot allows two sizes, both of billions of weights. Nothing of it is edited here; what reads the sizes is replaced
+from outside while the policy is built.
 """
 
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ import torch
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.policies.pi0 import modeling_pi0
 from lerobot.policies.pi0.configuration_pi0 import PI0Config
+from transformers import PreTrainedConfig
 
 
 @dataclass(frozen=True)
@@ -48,16 +49,16 @@ def build(size: Size) -> modeling_pi0.PI0Policy:
             return modeling_pi0.GemmaConfig(size.width, size.layers, size.mlp, 8, 1, size.head)
         return modeling_pi0.GemmaConfig(size.expert, size.layers, size.expert_mlp, 8, 1, size.head)
 
-    def trunk(config):
+    def trunk(config: PreTrainedConfig) -> torch.nn.Module:
         vision = config.vision_config
         vision.hidden_size, vision.num_hidden_layers, vision.num_attention_heads, vision.intermediate_size = size.vision
         vision.patch_size, vision.image_size = PATCH, size.image
         vision.projection_dim = config.projection_dim = size.width
-        config.text_config.vocab_size = config._vocab_size = size.vocabulary
+        config.text_config.vocab_size = config._vocab_size = size.vocabulary  # noqa: SLF001
         config.image_token_index = size.vocabulary - 1
         return paligemma(config)
 
-    def expert(config):
+    def expert(config: PreTrainedConfig) -> torch.nn.Module:
         config.vocab_size = size.vocabulary
         return gemma(config)
 
