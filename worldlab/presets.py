@@ -12,6 +12,7 @@ from worldlab.policies import (
     FastConfig,
     FlowConfig,
     InsulatedConfig,
+    LeRobotConfig,
     ParallelTokenConfig,
     RegressionConfig,
     StateOnlyConfig,
@@ -63,8 +64,10 @@ HEADS: dict[str, Config] = {
     "tokens-parallel": ParallelTokenConfig(),
     "fast": FastConfig(),
     "state-only": StateOnlyConfig(),
+    "act": LeRobotConfig(),
+    "diffusion-policy": LeRobotConfig(family="diffusion"),
 }
-"""Name -> action head on the small trunk, and the policy that sees nothing."""
+"""Name -> action head on the small trunk; a policy that sees nothing; LeRobot's ACT and Diffusion Policy."""
 
 
 def policy_recipe(model: Config, minutes: float) -> TrainConfig:

@@ -26,7 +26,7 @@ from worldlab.trajectory import Trajectory
 from worldlab.trunk import Trunk, families
 
 if TYPE_CHECKING:
-    from worldlab.policies import VLA, ExecutionConfig, StateOnlyPolicy
+    from worldlab.policies import ExecutionConfig, Trained
     from worldlab.presets import TrainConfig
 
 
@@ -84,9 +84,7 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
     return replace(config, fit=fitting)
 
 
-def create_model(
-    config: "TrainConfig", store: datasets.EpisodeStore, seed: int
-) -> "VLA | StateOnlyPolicy | dynamics.StateModel":
+def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int) -> "Trained | dynamics.StateModel":
     """An untrained model for the recipe and the data."""
     from worldlab import policies
 
