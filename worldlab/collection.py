@@ -60,10 +60,10 @@ class Recipe:
         """The policy for these environments."""
         if isinstance(world, ExpertLabels):
             return world.env.expert(noise=self.noise)
-        from worldlab import policies
+        from worldlab import players
         from worldlab.training import pick_device
 
-        return policies.load(self.policy, device=str(pick_device("auto")), env=world)
+        return players.load(self.policy, world, str(pick_device("auto")))
 
 
 class Recorder:

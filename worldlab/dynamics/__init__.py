@@ -5,13 +5,26 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from worldlab.dynamics.imagined import ImaginedEnv
+from worldlab.dynamics.objectives import ToZone, mean_reward
+from worldlab.dynamics.planners import CEM, MPPI, Planner
 from worldlab.dynamics.state_model import StateModel, StateModelConfig
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
 from worldlab.runs import Run
 from worldlab.trajectory import Spec
 
-__all__ = ["ImaginedEnv", "StateModel", "StateModelConfig", "create", "load"]
+__all__ = [
+    "CEM",
+    "MPPI",
+    "ImaginedEnv",
+    "Planner",
+    "StateModel",
+    "StateModelConfig",
+    "ToZone",
+    "create",
+    "load",
+    "mean_reward",
+]
 
 
 def create(config: StateModelConfig, spec: Spec, statistics: Statistics) -> StateModel:
