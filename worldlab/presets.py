@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from worldlab.dynamics import StateModelConfig
+from worldlab.dynamics import ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import FlowConfig, TokenConfig
 from worldlab.training import FitConfig
@@ -28,7 +28,7 @@ class WindowConfig:
 class TrainConfig:
     """A whole recipe."""
 
-    model: FlowConfig | TokenConfig | StateModelConfig
+    model: FlowConfig | TokenConfig | ModelConfig
     """What to train."""
     windows: WindowConfig
     """On what."""
@@ -61,6 +61,15 @@ def _state() -> TrainConfig:
     )
 
 
+def _rssm() -> TrainConfig:
+    return TrainConfig(
+        model=RSSMConfig(cameras=("front",), carry=True, dream=12, privileged=1.0),
+        windows=WindowConfig(length=16, batch=16, pad=False),
+        fit=FitConfig(minutes=20, learning_rate=1e-3, clip=100.0, precision="bf16"),
+        hold_out=10,
+    )
+
+
 # Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
 _LOOKS: dict[str, tuple[tuple[str, ...] | None, int, float]] = {
     "reach": (("front",), 4, 4.0),
@@ -76,6 +85,7 @@ def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
         yield f"flow-{task}", partial(_recipe, FlowConfig(cameras=cameras, execute=execute), minutes)
         yield f"tokens-{task}", partial(_recipe, TokenConfig(cameras=cameras, execute=execute), minutes)
         yield f"state-{task}", _state
+        yield f"rssm-{task}", _rssm
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())
