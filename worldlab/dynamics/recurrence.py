@@ -81,7 +81,8 @@ class Recurrence(nn.Module):
         self.within = BlockLinear(deter, deter, size.blocks)
         self.norm = nn.LayerNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, size.blocks)
-        self.bias = nn.Parameter(torch.zeros(3, deter))
+        # The update gate starts nearly shut, so that memory is kept.
+        self.bias = nn.Parameter(torch.tensor([0.0, 0.0, -1.0])[:, None].repeat(1, deter))
         self.prior_net = mlp(deter, hidden, 2, latent)
         self.see_deter, self.see = nn.Linear(deter, hidden, bias=False), nn.Linear(embedding, hidden, bias=False)
         self.see_norm = nn.LayerNorm(hidden)
@@ -102,41 +103,41 @@ class Recurrence(nn.Module):
         parts = torch.cat([self.from_deter(deter), self.from_stoch(stoch), pushed], -1)
         within = self.within(deter).transpose(0, 1).flatten(1)
         x = functional.silu(self.norm(self.mix(parts) + within))
-        # The gates of one block stand side by side.
-        reset, candidate, update = (
-            gate.transpose(0, 1).flatten(1) + bias
-            for gate, bias in zip(self.gates(x).chunk(3, -1), self.bias, strict=True)
-        )
+        # Each block has its own three gates.
+        gates = self.gates(x).unflatten(-1, (3, -1)).permute(1, 2, 0, 3).flatten(2)
+        reset, candidate, update = (gates + self.bias).unbind(1)
         candidate = torch.tanh(reset.sigmoid() * candidate)
-        return torch.lerp(deter, candidate.to(deter.dtype), (update - 1).sigmoid().to(deter.dtype))
+        return torch.lerp(deter, candidate, update.sigmoid())
 
     def prior(self, deter: Float[Tensor, "*b h"]) -> Float[Tensor, "*b z c"]:
-        """Log-probabilities of z' before anything is seen."""
+        """Probabilities of z' before anything is seen."""
         return self._mixed(self.prior_net(deter))
 
     def posterior(self, deter: Float[Tensor, "*b h"], look: Float[Tensor, "*b n"]) -> Float[Tensor, "*b z c"]:
-        """Log-probabilities of z' once something is seen."""
+        """Probabilities of z' once something is seen."""
         return self._mixed(self.posterior_net(functional.silu(self.see_norm(self.see_deter(deter) + look))))
 
     def _mixed(self, flat: Float[Tensor, "*b n"]) -> Float[Tensor, "*b z c"]:
-        logits = flat.float().unflatten(-1, (self.size.stoch, self.size.classes))
-        return ((1 - UNIMIX) * logits.softmax(-1) + UNIMIX / self.size.classes).log()
+        probabilities = flat.float().unflatten(-1, (self.size.stoch, self.size.classes)).softmax(-1)
+        return (1 - UNIMIX) * probabilities + UNIMIX / self.size.classes
 
 
-def sample(logits: Float[Tensor, "*b z c"], noise: Float[Tensor, "*b z c"] | None = None) -> Float[Tensor, "*b n"]:
-    """One-hot latents, flat: the likeliest, or with Gumbel noise a sample; straight-through gradients."""
-    best = (logits if noise is None else logits + noise).argmax(-1, keepdim=True)
-    hard = torch.zeros_like(logits).scatter(-1, best, 1.0)
-    probabilities = logits.exp()
-    return (hard + probabilities - probabilities.detach()).flatten(-2)
+def sample(p: Float[Tensor, "*b z c"], noise: Float[Tensor, "*b z c"] | None = None) -> Float[Tensor, "*b n"]:
+    """One-hot latents, flat, with straight-through gradients: the likeliest, or drawn with noise of `exponential`.
+
+    The class whose exponential clock of rate p rings first is a sample of p.
+    """
+    best = (p if noise is None else p / noise).detach().argmax(-1, keepdim=True)
+    hard = torch.zeros_like(p).scatter_(-1, best, 1.0)
+    return (hard + (p - p.detach())).flatten(-2)
 
 
-def gumbel(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Standard Gumbel noise on the generator's device; the default generator if there is none."""
+def exponential(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+    """Standard exponential noise on the generator's device; of the default generator if there is none."""
     device = "cpu" if generator is None else generator.device
-    return -torch.empty(shape, device=device).exponential_(generator=generator).log()
+    return torch.empty(shape, device=device).exponential_(generator=generator)
 
 
 def divergence(p: Float[Tensor, "*b z c"], q: Float[Tensor, "*b z c"]) -> Float[Tensor, "*b"]:
-    """KL(p ‖ q) of log-probabilities, summed over the latents, nats."""
-    return (p.exp() * (p - q)).sum((-1, -2))
+    """KL(p ‖ q), summed over the latents, nats."""
+    return (p * (p.log() - q.log())).sum((-1, -2))

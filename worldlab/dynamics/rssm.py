@@ -13,7 +13,7 @@ from worldlab.dynamics.encoder import FrameEncoder
 from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
 from worldlab.dynamics.privileged import PrivilegedHead
 from worldlab.dynamics.proprioception import Proprioception
-from worldlab.dynamics.recurrence import SIZES, Recurrence, SizeName, divergence, gumbel, sample
+from worldlab.dynamics.recurrence import SIZES, Recurrence, SizeName, divergence, exponential, sample
 from worldlab.errors import UsageError, unknown
 from worldlab.normalize import Moments, Statistics
 from worldlab.runs import Json, to_json
@@ -57,7 +57,7 @@ class Filtered:
     belief: Float[Tensor, "b t d"]
     """After seeing each row."""
     prior: Float[Tensor, "b t z c"]
-    """Log-probabilities of the latents before seeing the row."""
+    """Probabilities of the latents before seeing the row."""
     posterior: Float[Tensor, "b t z c"]
     """And after."""
     pushed: Float[Tensor, "b t n"]
@@ -124,7 +124,7 @@ class RSSM(nn.Module):
         """The belief after a first look, leading axes (b,); see `advance` for the noise."""
         start = obs.state.new_zeros(len(obs.state), sum(self.parts))
         pushed = self.core.push(start.new_zeros(len(start), self.core.inputs))
-        return self._see(start, pushed, self.encode(obs), obs.state, noise)[0]
+        return self._see(start, pushed, obs, noise)
 
     def update(
         self,
@@ -135,7 +135,7 @@ class RSSM(nn.Module):
     ) -> Float[Tensor, "b d"]:
         """The belief after an action and a look at what came of it."""
         pushed = self.core.push(self._done(belief.split(self.parts, -1)[2], action, obs.state))
-        return self._see(belief, pushed, self.encode(obs), obs.state, noise)[0]
+        return self._see(belief, pushed, obs, noise)
 
     def advance(
         self,
@@ -143,7 +143,7 @@ class RSSM(nn.Module):
         action: Float[Tensor, "b a"],
         noise: Float[Tensor, "b z c"] | None = None,
     ) -> Float[Tensor, "b d"]:
-        """The belief after an action whose consequence is imagined: the likeliest, or one drawn with Gumbel noise.
+        """The belief after an action whose consequence is imagined: the likeliest, or one drawn with `noise`.
 
         Differentiable, with straight-through gradients of the latents.
         """
@@ -158,7 +158,7 @@ class RSSM(nn.Module):
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n z c"]:
         """What `advance`, `update` and `begin` need to draw latents for n beliefs."""
-        return gumbel((n, self.size.stoch, self.size.classes), generator).to(self.two_hot.bins.device)
+        return exponential((n, self.size.stoch, self.size.classes), generator).to(self.two_hot.bins.device)
 
     def features(self, belief: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
         """What heads, actors and critics read."""
@@ -220,24 +220,25 @@ class RSSM(nn.Module):
         inputs = self._done(state[:, :-1], batch.action[:, :-1], state[:, 1:])
         pushed = self.core.push(torch.cat([inputs.new_zeros(n, 1, inputs.shape[-1]), inputs], 1))
         noise = self.noise(n * t).unflatten(0, (n, t)).unbind(1) if draw else [None] * t
-        belief = state.new_zeros(n, sum(self.parts))
-        beliefs: list[Tensor] = []
-        posteriors: list[Tensor] = []
+        deter, stoch = state.new_zeros(n, self.parts[0]), state.new_zeros(n, self.parts[1])
+        deters, stochs, posteriors = list[Tensor](), list[Tensor](), list[Tensor]()
         for i in range(t):
-            belief, posterior = self._see(belief, pushed[:, i], looks[:, i], state[:, i], noise[i])
-            beliefs.append(belief)
+            deter = self.core.advance(deter, stoch, pushed[:, i])
+            posterior = self.core.posterior(deter, looks[:, i])
+            stoch = sample(posterior, noise[i])
+            deters.append(deter)
+            stochs.append(stoch)
             posteriors.append(posterior)
-        whole = torch.stack(beliefs, 1)
-        return Filtered(whole, self.core.prior(whole[..., : self.size.deter]), torch.stack(posteriors, 1), pushed)
+        whole = torch.stack(deters, 1)
+        belief = torch.cat([whole, torch.stack(stochs, 1), state[..., : self.carried]], -1)
+        return Filtered(belief, self.core.prior(whole), torch.stack(posteriors, 1), pushed)
 
-    def _see(
-        self, belief: Tensor, pushed: Tensor, look: Tensor, state: Tensor, noise: Tensor | None
-    ) -> tuple[Float[Tensor, "b d"], Float[Tensor, "b z c"]]:
-        """The next belief, and the log-probabilities of its latents."""
+    def _see(self, belief: Tensor, pushed: Tensor, obs: Observation, noise: Tensor | None) -> Float[Tensor, "b d"]:
+        """The next belief."""
         deter, stoch, _ = belief.split(self.parts, -1)
         deter = self.core.advance(deter, stoch, pushed)
-        posterior = self.core.posterior(deter, look)
-        return torch.cat([deter, sample(posterior, noise), state[..., : self.carried]], -1), posterior
+        posterior = self.core.posterior(deter, self.encode(obs))
+        return torch.cat([deter, sample(posterior, noise), obs.state[..., : self.carried]], -1)
 
     def _done(self, state: Tensor, action: Tensor, after: Tensor) -> Float[Tensor, "*b u"]:
         """What the recurrence is told of a step."""
@@ -329,14 +330,17 @@ class RSSM(nn.Module):
         pushed, posterior = _windows(filtered.pushed, horizon), _windows(filtered.posterior.detach(), horizon)
         deter, stoch, _ = beliefs[:, 0].split(self.parts, -1)
         noise = self.noise(len(deter) * horizon).unflatten(0, (horizon, len(deter)))
-        dreamt, surprise = [beliefs[:, 0]], list[Tensor]()
+        deters, stochs, priors = [deter], [stoch], list[Tensor]()
         for i in range(horizon):
             deter = self.core.advance(deter, stoch, pushed[:, i + 1])
             prior = self.core.prior(deter)
             stoch = sample(prior, noise[i])
-            dreamt.append(torch.cat([deter, stoch, state[:, i + 1, : self.carried]], -1))
-            surprise.append(divergence(posterior[:, i + 1], prior).clamp(min=self.config.free_bits))
-        return torch.stack(dreamt, 1), torch.stack(surprise, 1)
+            deters.append(deter)
+            stochs.append(stoch)
+            priors.append(prior)
+        surprise = divergence(posterior[:, 1:], torch.stack(priors, 1)).clamp(min=self.config.free_bits)
+        dreamt = [torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]]
+        return torch.cat(dreamt, -1), surprise
 
     def _body_error(self, window: Trajectory, beliefs: Float[Tensor, "n k d"]) -> Float[Tensor, "n h"]:
         """Squared error of proprioception as it moves by itself from the first row of each window on."""
