@@ -50,9 +50,9 @@ def test_beliefs_know_nothing_of_the_future(model, data):
     ):
         x[:, 3:] = y[:, 3:]
     mixed.action[:, 3:] = other.action[:, 3:]
-    a, b = model.filter(data).belief, model.filter(mixed).belief
-    torch.testing.assert_close(a[:, :3], b[:, :3])
-    assert not torch.allclose(a[:, 3], b[:, 3])
+    a, b = model.filter(data), model.filter(mixed)
+    torch.testing.assert_close(a.belief[:, :3], b.belief[:, :3])
+    assert not torch.equal(a.posterior[:, 3], b.posterior[:, 3])
 
 
 def test_a_dream_is_drawn_by_its_generator(model, data):

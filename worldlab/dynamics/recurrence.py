@@ -36,16 +36,16 @@ class Size:
     units: int
     """Width of the heads."""
     channels: int
-    """Of the finest grid of the encoder and the decoder."""
+    """Of the encoder's stem; the decoder's grids have twice as many."""
     blocks: int = 8
     """Diagonal blocks of the GRU."""
 
 
 SIZES: dict[SizeName, Size] = {
-    "tiny": Size(deter=128, hidden=64, stoch=8, classes=8, units=64, channels=16),
-    "small": Size(deter=512, hidden=128, stoch=16, classes=16, units=128, channels=32),
-    "medium": Size(deter=1024, hidden=192, stoch=24, classes=16, units=192, channels=40),
-    "base": Size(deter=2048, hidden=256, stoch=32, classes=16, units=256, channels=48),
+    "tiny": Size(deter=128, hidden=64, stoch=8, classes=8, units=64, channels=8),
+    "small": Size(deter=512, hidden=128, stoch=16, classes=16, units=128, channels=16),
+    "medium": Size(deter=1024, hidden=192, stoch=24, classes=16, units=192, channels=24),
+    "base": Size(deter=2048, hidden=256, stoch=32, classes=16, units=256, channels=32),
 }
 """`base` is the paper's 12 M recurrence."""
 
@@ -76,7 +76,8 @@ class Recurrence(nn.Module):
         self.size, self.inputs = size, inputs
         deter, hidden, latent = size.deter, size.hidden, size.stoch * size.classes
         self.from_deter, self.from_stoch = layer(deter, hidden), layer(latent, hidden)
-        self.from_input = layer(inputs, hidden)
+        # Where a gripper is takes two layers to tell from its joints.
+        self.from_input = nn.Sequential(layer(inputs, hidden), layer(hidden, hidden))
         self.mix = nn.Linear(3 * hidden, deter)
         self.within = BlockLinear(deter, deter, size.blocks)
         self.norm = nn.LayerNorm(deter)

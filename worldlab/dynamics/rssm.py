@@ -44,7 +44,9 @@ class RSSMConfig:
     """Weight of training the prior towards the posterior."""
     representation: float = 0.1
     """Weight of training the posterior towards the prior."""
-    frames: int = 48
+    drawing: float = 1.0
+    """Weight of drawing frames. Their errors are summed over pixels of 0..1, each of which weighs 1 or more."""
+    frames: int = 32
     """Frames drawn per training step, of rows and again of dreams."""
     focus: float = 20.0
     """How much more a pixel weighs that differs by its whole range from the mean frame."""
@@ -100,7 +102,7 @@ class RSSM(nn.Module):
         self.ending_head = mlp(self.width, size.units, 1, 2)
         self.state_head = mlp(self.width, size.units, 2, len(spec.state))
         self.world_head = PrivilegedHead(self.spec.privileged, known, self.width, size.units)
-        self.decoder = FrameDecoder(self.width, self.spec.cameras, size.channels)
+        self.decoder = FrameDecoder(self.width, self.spec.cameras, 2 * size.channels)
 
     def describe(self) -> dict[str, Json]:
         """Everything but the weights that `load` needs."""
@@ -374,7 +376,7 @@ class RSSM(nn.Module):
             return belief.new_zeros(())
         images = {name: image.flatten(0, 1)[row[some]] for name, image in batch.obs.images.items()}
         pixels = sum(3 * h * w for h, w in self.spec.cameras.values()) / len(self.spec.cameras)
-        return pixels * self.decoder.loss(self.features(belief[some]), images, self.config.focus)
+        return self.config.drawing * pixels * self.decoder.loss(self.features(belief[some]), images, self.config.focus)
 
 
 def _spec_of(config: RSSMConfig, spec: Spec) -> Spec:
