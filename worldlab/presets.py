@@ -63,9 +63,11 @@ def _state() -> TrainConfig:
 
 def _rssm() -> TrainConfig:
     return TrainConfig(
-        model=RSSMConfig(cameras=("front",), carry=True, dream=12, privileged=1.0, drawing=0.1),
-        windows=WindowConfig(length=16, batch=16, pad=False),
-        fit=FitConfig(minutes=20, learning_rate=1e-3, clip=100.0, precision="bf16"),
+        model=RSSMConfig(
+            cameras=("front",), carry=True, correct=True, dream=8, privileged=1.0, drawing=0.1, focus=20.0
+        ),
+        windows=WindowConfig(length=10, batch=48, pad=False),
+        fit=FitConfig(minutes=20, learning_rate=2e-3, clip=100.0, precision="bf16"),
         hold_out=10,
     )
 

@@ -108,7 +108,7 @@ EVERY = {
     "state": _counting_state,
     "state-objects": _table_state,
     "rssm": _table_rssm,
-    "rssm-carry": partial(_table_rssm, carry=True, dream=2, privileged=1.0),
+    "rssm-carry": partial(_table_rssm, carry=True, correct=True, dream=2, privileged=1.0),
     "rssm-images": partial(_table_rssm, sees="images", dream=2),
     "rssm-state": partial(_table_rssm, sees="state"),
 }

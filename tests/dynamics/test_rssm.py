@@ -18,7 +18,7 @@ def make(**options) -> dynamics.RSSM:
     return dynamics.create(config, TABLE_SPEC, statistics(table_episodes(4, 6))).eval()
 
 
-@pytest.fixture(params=[{}, {"carry": True}, {"sees": "images"}, {"sees": "state"}], ids=str)
+@pytest.fixture(params=[{}, {"carry": True, "correct": True}, {"sees": "images"}, {"sees": "state"}], ids=str)
 def model(request):
     return make(**request.param)
 

@@ -7,6 +7,8 @@ from torch.nn import functional
 
 PATCH = 4
 """Pixels along the side of the squares that the first layer reads, nine at a time."""
+SHARP = 16.0
+"""How much larger than usual the weights of the maps begin: under a flat softmax, everything is in the middle."""
 SPREAD = 4.0
 """Scales places and amounts to about unit variance."""
 
@@ -36,6 +38,8 @@ class _Tower(nn.Module):
         super().__init__()
         self.stem = nn.Conv2d(3 * PATCH**2, channels, 3, padding=1)
         self.maps = nn.Conv2d(channels, maps, 3, padding=1)
+        with torch.no_grad():
+            self.maps.weight.mul_(SHARP)
         # Channels-last is what oneDNN's convolutions want: three times as fast.
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 

@@ -18,6 +18,9 @@ from worldlab.dynamics.heads import layer, mlp
 UNIMIX = 0.01
 """Share of the uniform distribution in every categorical, which keeps the KL divergence finite."""
 
+SHARP = 6.0
+"""How much larger than usual the weights of the posterior begin."""
+
 SizeName = Literal["tiny", "small", "medium", "base"]
 
 
@@ -67,11 +70,14 @@ class BlockLinear(nn.Module):
 class Recurrence(nn.Module):
     """h' = GRU(h, z, u), z' ~ prior(h') or posterior(h', e): u is what was done, e what is seen.
 
+    In DreamerV3 h knows of what was seen through samples of z alone. With `correct`, seeing e moves h' too, as a
+    filter's update does: what z passes on only bit by bit, h has at once.
+
     Whatever can be computed for all steps at once is: `push` and `look` come before the loop over time, the prior of a
     posterior trajectory after it.
     """
 
-    def __init__(self, inputs: int, embedding: int, size: Size) -> None:
+    def __init__(self, inputs: int, embedding: int, size: Size, *, correct: bool = False) -> None:
         super().__init__()
         self.size, self.inputs = size, inputs
         deter, hidden, latent = size.deter, size.hidden, size.stoch * size.classes
@@ -85,17 +91,22 @@ class Recurrence(nn.Module):
         # The update gate starts nearly shut, so that memory is kept.
         self.bias = nn.Parameter(torch.tensor([0.0, 0.0, -1.0])[:, None].repeat(1, deter))
         self.prior_net = mlp(deter, hidden, 2, latent)
-        self.see_deter, self.see = nn.Linear(deter, hidden, bias=False), nn.Linear(embedding, hidden, bias=False)
+        self.see_deter = nn.Linear(deter, hidden, bias=False)
+        self.see_look = nn.Linear(embedding, hidden, bias=False)
         self.see_norm = nn.LayerNorm(hidden)
         self.posterior_net = nn.Linear(hidden, latent)
+        with torch.no_grad():
+            # From the start, latents are decided enough to tell what is seen apart: random codes, but codes.
+            self.posterior_net.weight.mul_(SHARP)
+        self.correction = nn.Linear(hidden, 2 * deter) if correct else None
 
     def push(self, inputs: Float[Tensor, "*b u"]) -> Float[Tensor, "*b n"]:
         """What was done, as `advance` takes it."""
         return self.from_input(inputs)
 
     def look(self, embedding: Float[Tensor, "*b e"]) -> Float[Tensor, "*b n"]:
-        """What is seen, as `posterior` takes it."""
-        return self.see(embedding)
+        """What is seen, as `see` takes it."""
+        return self.see_look(embedding)
 
     def advance(
         self, deter: Float[Tensor, "b h"], stoch: Float[Tensor, "b z"], pushed: Float[Tensor, "b n"]
@@ -114,9 +125,16 @@ class Recurrence(nn.Module):
         """Probabilities of z' before anything is seen."""
         return self._mixed(self.prior_net(deter))
 
-    def posterior(self, deter: Float[Tensor, "*b h"], look: Float[Tensor, "*b n"]) -> Float[Tensor, "*b z c"]:
-        """Probabilities of z' once something is seen."""
-        return self._mixed(self.posterior_net(functional.silu(self.see_norm(self.see_deter(deter) + look))))
+    def see(
+        self, deter: Float[Tensor, "b h"], look: Float[Tensor, "b n"]
+    ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b z c"]]:
+        """h', corrected by what is seen if it may be, and the probabilities of z' once it is seen."""
+        x = functional.silu(self.see_norm(self.see_deter(deter) + look))
+        p = self._mixed(self.posterior_net(x))
+        if self.correction is None:
+            return deter, p
+        candidate, update = self.correction(x).float().chunk(2, -1)
+        return torch.lerp(deter, torch.tanh(candidate), update.sigmoid()), p
 
     def _mixed(self, flat: Float[Tensor, "*b n"]) -> Float[Tensor, "*b z c"]:
         probabilities = flat.float().unflatten(-1, (self.size.stoch, self.size.classes)).softmax(-1)

@@ -22,7 +22,7 @@ from worldlab.trajectory import Observation, Spec, Trajectory
 
 @dataclass(frozen=True, kw_only=True)
 class RSSMConfig:
-    """`RSSM`. With `carry=False, dream=0, privileged=0, focus=0` it is DreamerV3's."""
+    """`RSSM`. By default, with `carry`, `correct`, `dream`, `privileged` and `focus` off, it is DreamerV3's."""
 
     kind: Literal["rssm"] = "rssm"
     """Names the model in a run."""
@@ -34,6 +34,8 @@ class RSSMConfig:
     """The cameras it sees through; None is all."""
     carry: bool = False
     """Whether the belief holds proprioception itself, which moves first; otherwise it is read off the features."""
+    correct: bool = False
+    """Whether what is seen moves the recurrent state at once, as in a filter, and not only through the latents."""
     dream: int = 0
     """Steps imagined in training from every row of a window that has so many after it; 0 trains single steps only."""
     privileged: float = 0.0
@@ -48,7 +50,7 @@ class RSSMConfig:
     """Weight of drawing frames. Their errors are summed over pixels of 0..1, each of which weighs 1 or more."""
     frames: int = 32
     """Frames drawn per training step, of rows and again of dreams."""
-    focus: float = 20.0
+    focus: float = 0.0
     """How much more a pixel weighs that differs by its whole range from the mean frame."""
 
 
@@ -90,9 +92,11 @@ class RSSM(nn.Module):
         self.carried = len(spec.state) if config.carry else 0
         self.body = Proprioception(spec, statistics, size.deter, size.units)
         self.eye = FrameEncoder(self.spec.cameras, size.channels)
-        self.feel = layer(len(spec.state), size.units)
-        embedding = self.eye.width + (0 if config.sees == "images" else size.units)
-        self.core = Recurrence(self.body.inputs if config.carry else len(spec.action), embedding, size)
+        self.seen = layer(self.eye.width, size.units) if self.spec.cameras else None
+        self.felt = layer(len(spec.state), size.units) if config.sees != "images" else None
+        embedding = size.units * sum(part is not None for part in (self.seen, self.felt))
+        inputs = self.body.inputs if config.carry else len(spec.action)
+        self.core = Recurrence(inputs, embedding, size, correct=config.correct)
         latent = size.stoch * size.classes
         self.parts = [size.deter, latent, self.carried]
         self.width = size.deter + latent + (self.body.width if config.carry else 0)
@@ -115,11 +119,11 @@ class RSSM(nn.Module):
         """What is seen of each row, as the recurrence takes it."""
         state = obs.state
         parts: list[Tensor] = []
-        if self.spec.cameras:
+        if self.seen is not None:
             flat = {name: obs.images[name].flatten(0, state.ndim - 2) for name in self.spec.cameras}
-            parts.append(self.eye(flat).unflatten(0, state.shape[:-1]))
-        if self.config.sees != "images":
-            parts.append(self.feel(symlog(self.body.scale(state))))
+            parts.append(self.seen(self.eye(flat)).unflatten(0, state.shape[:-1]))
+        if self.felt is not None:
+            parts.append(self.felt(symlog(self.body.scale(state))))
         return self.core.look(torch.cat(parts, -1))
 
     def begin(self, obs: Observation, noise: Float[Tensor, "b z c"] | None = None) -> Float[Tensor, "b d"]:
@@ -223,23 +227,21 @@ class RSSM(nn.Module):
         pushed = self.core.push(torch.cat([inputs.new_zeros(n, 1, inputs.shape[-1]), inputs], 1))
         noise = self.noise(n * t).unflatten(0, (n, t)).unbind(1) if draw else [None] * t
         deter, stoch = state.new_zeros(n, self.parts[0]), state.new_zeros(n, self.parts[1])
-        deters, stochs, posteriors = list[Tensor](), list[Tensor](), list[Tensor]()
+        expected, deters, stochs, posteriors = (list[Tensor]() for _ in range(4))
         for i in range(t):
-            deter = self.core.advance(deter, stoch, pushed[:, i])
-            posterior = self.core.posterior(deter, looks[:, i])
+            expected.append(self.core.advance(deter, stoch, pushed[:, i]))
+            deter, posterior = self.core.see(expected[-1], looks[:, i])
             stoch = sample(posterior, noise[i])
             deters.append(deter)
             stochs.append(stoch)
             posteriors.append(posterior)
-        whole = torch.stack(deters, 1)
-        belief = torch.cat([whole, torch.stack(stochs, 1), state[..., : self.carried]], -1)
-        return Filtered(belief, self.core.prior(whole), torch.stack(posteriors, 1), pushed)
+        belief = torch.cat([torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]], -1)
+        return Filtered(belief, self.core.prior(torch.stack(expected, 1)), torch.stack(posteriors, 1), pushed)
 
     def _see(self, belief: Tensor, pushed: Tensor, obs: Observation, noise: Tensor | None) -> Float[Tensor, "b d"]:
         """The next belief."""
         deter, stoch, _ = belief.split(self.parts, -1)
-        deter = self.core.advance(deter, stoch, pushed)
-        posterior = self.core.posterior(deter, self.encode(obs))
+        deter, posterior = self.core.see(self.core.advance(deter, stoch, pushed), self.encode(obs))
         return torch.cat([deter, sample(posterior, noise), obs.state[..., : self.carried]], -1)
 
     def _done(self, state: Tensor, action: Tensor, after: Tensor) -> Float[Tensor, "*b u"]:
