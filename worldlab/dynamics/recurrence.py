@@ -88,8 +88,9 @@ class Recurrence(nn.Module):
         self.within = BlockLinear(deter, deter, size.blocks)
         self.norm = nn.LayerNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, size.blocks)
-        # The update gate starts nearly shut, so that memory is kept.
-        self.bias = nn.Parameter(torch.tensor([0.0, 0.0, -1.0])[:, None].repeat(1, deter))
+        # Per block reset, candidate and update; the last starts nearly shut, so that memory is kept.
+        start = torch.tensor([0.0, 0.0, -1.0]).repeat_interleave(deter // size.blocks)
+        self.bias = nn.Parameter(start.repeat(size.blocks, 1, 1))
         self.prior_net = mlp(deter, hidden, 2, latent)
         self.see_deter = nn.Linear(deter, hidden, bias=False)
         self.see_look = nn.Linear(embedding, hidden, bias=False)
@@ -115,11 +116,11 @@ class Recurrence(nn.Module):
         parts = torch.cat([self.from_deter(deter), self.from_stoch(stoch), pushed], -1)
         within = self.within(deter).transpose(0, 1).flatten(1)
         x = functional.silu(self.norm(self.mix(parts) + within))
-        # Each block has its own three gates.
-        gates = self.gates(x).unflatten(-1, (3, -1)).permute(1, 2, 0, 3).flatten(2)
-        reset, candidate, update = (gates + self.bias).unbind(1)
+        # Block by block (g, b, ·), as the block layer leaves them, and turned around once at the end.
+        reset, candidate, update = (self.gates(x) + self.bias).chunk(3, -1)
         candidate = torch.tanh(reset.sigmoid() * candidate)
-        return torch.lerp(deter, candidate, update.sigmoid())
+        blocks = deter.unflatten(-1, (self.size.blocks, -1)).transpose(0, 1)
+        return torch.lerp(blocks, candidate, update.sigmoid()).transpose(0, 1).flatten(1)
 
     def prior(self, deter: Float[Tensor, "*b h"]) -> Float[Tensor, "*b z c"]:
         """Probabilities of z' before anything is seen."""
@@ -141,20 +142,17 @@ class Recurrence(nn.Module):
         return (1 - UNIMIX) * probabilities + UNIMIX / self.size.classes
 
 
-def sample(p: Float[Tensor, "*b z c"], noise: Float[Tensor, "*b z c"] | None = None) -> Float[Tensor, "*b n"]:
-    """One-hot latents, flat, with straight-through gradients: the likeliest, or drawn with noise of `exponential`.
-
-    The class whose exponential clock of rate p rings first is a sample of p.
-    """
-    best = (p if noise is None else p / noise).detach().argmax(-1, keepdim=True)
-    hard = torch.zeros_like(p).scatter_(-1, best, 1.0)
-    return (hard + (p - p.detach())).flatten(-2)
-
-
-def exponential(shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-    """Standard exponential noise on the generator's device; of the default generator if there is none."""
-    device = "cpu" if generator is None else generator.device
-    return torch.empty(shape, device=device).exponential_(generator=generator)
+def sample(p: Float[Tensor, "*b z c"], noise: Float[Tensor, "*b z"] | None = None) -> Float[Tensor, "*b n"]:
+    """One-hot latents, flat, with straight-through gradients: the likeliest, or drawn with uniform noise."""
+    known = p.detach()
+    if noise is None:
+        best = known.argmax(-1, keepdim=True)
+    else:
+        # The cumulative distribution is inverted; its last value may be rounded to less than the noise.
+        below = (known.cumsum(-1) < noise[..., None]).sum(-1, keepdim=True)
+        best = below.clamp(max=p.shape[-1] - 1)
+    hard = torch.zeros_like(known).scatter_(-1, best, 1.0)
+    return (hard + (p - known)).flatten(-2)
 
 
 def divergence(p: Float[Tensor, "*b z c"], q: Float[Tensor, "*b z c"]) -> Float[Tensor, "*b"]:

@@ -13,7 +13,7 @@ from worldlab.dynamics.encoder import FrameEncoder
 from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
 from worldlab.dynamics.privileged import PrivilegedHead
 from worldlab.dynamics.proprioception import Proprioception
-from worldlab.dynamics.recurrence import SIZES, Recurrence, SizeName, divergence, exponential, sample
+from worldlab.dynamics.recurrence import SIZES, Recurrence, SizeName, divergence, sample
 from worldlab.errors import UsageError, unknown
 from worldlab.normalize import Moments, Statistics
 from worldlab.runs import Json, to_json
@@ -126,7 +126,7 @@ class RSSM(nn.Module):
             parts.append(self.felt(symlog(self.body.scale(state))))
         return self.core.look(torch.cat(parts, -1))
 
-    def begin(self, obs: Observation, noise: Float[Tensor, "b z c"] | None = None) -> Float[Tensor, "b d"]:
+    def begin(self, obs: Observation, noise: Float[Tensor, "b z"] | None = None) -> Float[Tensor, "b d"]:
         """The belief after a first look, leading axes (b,); see `advance` for the noise."""
         start = obs.state.new_zeros(len(obs.state), sum(self.parts))
         pushed = self.core.push(start.new_zeros(len(start), self.core.inputs))
@@ -137,7 +137,7 @@ class RSSM(nn.Module):
         belief: Float[Tensor, "b d"],
         action: Float[Tensor, "b a"],
         obs: Observation,
-        noise: Float[Tensor, "b z c"] | None = None,
+        noise: Float[Tensor, "b z"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """The belief after an action and a look at what came of it."""
         pushed = self.core.push(self._done(belief.split(self.parts, -1)[2], action, obs.state))
@@ -147,7 +147,7 @@ class RSSM(nn.Module):
         self,
         belief: Float[Tensor, "b d"],
         action: Float[Tensor, "b a"],
-        noise: Float[Tensor, "b z c"] | None = None,
+        noise: Float[Tensor, "b z"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """The belief after an action whose consequence is imagined: the likeliest, or one drawn with `noise`.
 
@@ -162,9 +162,11 @@ class RSSM(nn.Module):
         deter = self.core.advance(deter, stoch, pushed)
         return torch.cat([deter, sample(self.core.prior(deter), noise), after], -1)
 
-    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n z c"]:
-        """What `advance`, `update` and `begin` need to draw latents for n beliefs."""
-        return exponential((n, self.size.stoch, self.size.classes), generator).to(self.two_hot.bins.device)
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n z"]:
+        """What `advance`, `update` and `begin` need to draw latents for n beliefs: uniform from 0 to 1."""
+        where = self.two_hot.bins.device
+        device = where if generator is None else generator.device
+        return torch.rand(n, self.size.stoch, generator=generator, device=device).to(where)
 
     def features(self, belief: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
         """What heads, actors and critics read."""
