@@ -1,7 +1,7 @@
 """The world-model step and latent imagination: CPU seconds of one thread, beside the machine's own matrix product.
 
 The sizes and batches are those at which `reference/world_models.md` measured dreamerv3-torch: 8 windows of 32 rows of
-64 x 64 pixels at 3 M parameters, and 16 of 64 rows of proprioception. A step is the forward and the backward pass, clipping
+64 x 64 pixels at 3 M parameters, and 16 of 64 rows of proprioception. A step is forward, backward, clipping
 and AdamW; every row's frame is drawn, as the peers do. Run it with
 `OMP_NUM_THREADS=1 python -m benchmarks.bench_world_models`; the table goes to stderr, JSON to stdout.
 """
