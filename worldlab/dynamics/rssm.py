@@ -105,7 +105,8 @@ class RSSM(nn.Module):
         self.reward_head = mlp(self.width, size.units, 1, len(self.two_hot.bins), silent=True)
         self.ending_head = mlp(self.width, size.units, 1, 2)
         self.state_head = mlp(self.width, size.units, 2, len(spec.state))
-        self.world_head = PrivilegedHead(self.spec.privileged, known, self.width, size.units)
+        names = self.spec.privileged
+        self.world_head = PrivilegedHead(names, known, self.width, size.units) if names else None
         self.decoder = FrameDecoder(self.width, self.spec.cameras, 2 * size.channels)
 
     def describe(self) -> dict[str, Json]:
@@ -217,7 +218,7 @@ class RSSM(nn.Module):
             terminated=ended > 0,
             success=success > 0,
             valid=torch.ones_like(ended, dtype=torch.bool),
-            privileged=self.world_head(features),
+            privileged=None if self.world_head is None else self.world_head(features),
         )
 
     def filter(self, batch: Trajectory, *, draw: bool = False) -> Filtered:
@@ -319,7 +320,7 @@ class RSSM(nn.Module):
             known = seen.detach() if self.config.sees == "images" else seen
             off = self.state_head(known).float() - symlog(self.body.scale(window.obs.state[:, first:]))
             errors["state"] = _mean(0.5 * off.square().sum(-1), valid)
-        if window.privileged is not None and self.spec.privileged:
+        if window.privileged is not None and self.world_head is not None:
             weight = self.config.privileged
             error = self.world_head.loss(seen if weight else seen.detach(), window.privileged[:, first:])
             errors["privileged"] = (weight or 1.0) * _mean(error, valid)
