@@ -84,13 +84,15 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
     return replace(config, fit=fitting)
 
 
-def create_model(config: "TrainConfig", store: datasets.EpisodeStore, seed: int) -> "Trained | dynamics.StateModel":
+def create_model(
+    config: "TrainConfig", store: datasets.EpisodeStore, seed: int
+) -> "Trained | dynamics.StateModel | dynamics.RSSM":
     """An untrained model for the recipe and the data."""
     from worldlab import policies
 
     torch.manual_seed(key(seed))
     statistics = datasets.statistics(store)
-    if isinstance(config.model, dynamics.StateModelConfig):
+    if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig):
         return dynamics.create(config.model, store.spec, statistics)
     examples = None
     if policies.needs_examples(config.model):
