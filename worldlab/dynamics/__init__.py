@@ -7,7 +7,8 @@ from pydantic import TypeAdapter
 from worldlab.dynamics.imagined import ImaginedEnv
 from worldlab.dynamics.objectives import ToZone, mean_reward
 from worldlab.dynamics.planners import CEM, MPPI, Planner
-from worldlab.dynamics.rssm import RSSM, RSSMConfig
+from worldlab.dynamics.rssm import RSSM
+from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.dynamics.state_model import StateModel, StateModelConfig
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
