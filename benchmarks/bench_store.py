@@ -5,8 +5,8 @@ one core, from a warm page cache, one loader after another in each of five round
 beside worldlab live in benchmarks/.peers (`python -m benchmarks.peers` makes it) or in the environment whose Python
 WORLDLAB_PEERS names; those that are not installed are left out with a word.
 
-A plain Dataset's batches are so large that glibc may hand their memory back to the kernel after each, which costs more
-than half of the time; whether it does is luck. So the range of the rounds is printed, and one line has it forbidden.
+A plain Dataset's batches are so large that glibc may hand their memory back to the kernel after each, which can cost
+more than half of the time. So the range of the rounds is printed, and one line has it forbidden.
 
 Run it with `OMP_NUM_THREADS=1 MUJOCO_GL=egl python -m benchmarks.bench_store`; JSON goes to stdout, a table to stderr.
 """

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from worldlab.dynamics import StateModelConfig
+from worldlab.dynamics import ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
     Config,
@@ -12,6 +12,7 @@ from worldlab.policies import (
     FastConfig,
     FlowConfig,
     InsulatedConfig,
+    LeRobotConfig,
     ParallelTokenConfig,
     RegressionConfig,
     StateOnlyConfig,
@@ -38,7 +39,7 @@ class WindowConfig:
 class TrainConfig:
     """A whole recipe."""
 
-    model: Config | StateModelConfig
+    model: Config | ModelConfig
     """What to train."""
     windows: WindowConfig
     """On what."""
@@ -63,8 +64,10 @@ HEADS: dict[str, Config] = {
     "tokens-parallel": ParallelTokenConfig(),
     "fast": FastConfig(),
     "state-only": StateOnlyConfig(),
+    "act": LeRobotConfig(),
+    "diffusion-policy": LeRobotConfig(family="diffusion"),
 }
-"""Name -> action head on the small trunk, and the policy that sees nothing."""
+"""Name -> action head on the small trunk; a policy that sees nothing; LeRobot's ACT and Diffusion Policy."""
 
 
 def policy_recipe(model: Config, minutes: float) -> TrainConfig:
@@ -82,6 +85,17 @@ def _state() -> TrainConfig:
         windows=WindowConfig(length=12, batch=32, pad=False),
         fit=FitConfig(minutes=1.5, learning_rate=2e-3),
         hold_out=6,
+    )
+
+
+def _rssm() -> TrainConfig:
+    return TrainConfig(
+        model=RSSMConfig(
+            cameras=("front",), carry=True, correct=True, dream=8, privileged=1.0, drawing=0.1, focus=20.0
+        ),
+        windows=WindowConfig(length=10, batch=48, pad=False),
+        fit=FitConfig(minutes=20, learning_rate=2e-3, clip=100.0, precision="bf16"),
+        hold_out=10,
     )
 
 
@@ -118,6 +132,7 @@ def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
         for name, head in HEADS.items():
             yield f"{name}-{task}", partial(policy_recipe, look.on(head), look.minutes)
         yield f"state-{task}", _state
+        yield f"rssm-{task}", _rssm
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())

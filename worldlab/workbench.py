@@ -26,7 +26,7 @@ from worldlab.trajectory import Trajectory
 from worldlab.trunk import Trunk, families
 
 if TYPE_CHECKING:
-    from worldlab.policies import VLA, ExecutionConfig, StateOnlyPolicy
+    from worldlab.policies import ExecutionConfig, Trained
     from worldlab.presets import TrainConfig
 
 
@@ -86,13 +86,13 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
 
 def create_model(
     config: "TrainConfig", store: datasets.EpisodeStore, seed: int
-) -> "VLA | StateOnlyPolicy | dynamics.StateModel":
+) -> "Trained | dynamics.StateModel | dynamics.RSSM":
     """An untrained model for the recipe and the data."""
     from worldlab import policies
 
     torch.manual_seed(key(seed))
     statistics = datasets.statistics(store)
-    if isinstance(config.model, dynamics.StateModelConfig):
+    if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig):
         return dynamics.create(config.model, store.spec, statistics)
     examples = None
     if policies.needs_examples(config.model):

@@ -1,6 +1,7 @@
 """Laws of every world model."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -92,7 +93,25 @@ def _table_state():
     return _scramble(dynamics.create(dynamics.StateModelConfig(width=32), TABLE_SPEC, statistics(data))), data
 
 
-EVERY = {"perfect": _perfect, "state": _counting_state, "state-objects": _table_state}
+def _table_rssm(**options):
+    data = table_episodes(4, 6)
+    config = dynamics.RSSMConfig(**{"size": "tiny", **options})
+    model = _scramble(dynamics.create(config, TABLE_SPEC, statistics(data)))
+    with torch.no_grad():
+        # No trained head gives weight to rewards of 5e8, beside which float32 cannot hold a small one.
+        model.reward_head[-1].bias.copy_(-2 * model.two_hot.bins.abs().log1p())
+    return model, data
+
+
+EVERY = {
+    "perfect": _perfect,
+    "state": _counting_state,
+    "state-objects": _table_state,
+    "rssm": _table_rssm,
+    "rssm-carry": partial(_table_rssm, carry=True, correct=True, dream=2, privileged=1.0),
+    "rssm-images": partial(_table_rssm, sees="images", dream=2),
+    "rssm-state": partial(_table_rssm, sees="state"),
+}
 TRAINED = {name: make for name, make in EVERY.items() if name != "perfect"}
 
 
@@ -228,16 +247,21 @@ def test_a_saved_model_dreams_the_same(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", TRAINED)
 def test_one_batch_can_be_learnt_by_heart(name, tmp_path):
-    _, data = TRAINED[name]()
-    spec = COUNT_SPEC if name == "state" else TABLE_SPEC
+    scrambled, data = TRAINED[name]()
     torch.manual_seed(0)
-    model = dynamics.create(dynamics.StateModelConfig(), spec, statistics(data))
+    spec = COUNT_SPEC if name == "state" else TABLE_SPEC
+    model = dynamics.create(scrambled.config, spec, statistics(data))
     batch = data.rows(0, 3)
-    before = model.loss(batch)[0]
+    _, before = model.loss(batch)
 
     class Same:
         def __getitem__(self, step):
             return batch
 
-    fit(model, Same(), FitConfig(steps=150), Run.create(tmp_path / "run", model.describe()), device="cpu", show=False)
-    assert model.loss(batch)[0] < 0.1 * before
+    config = FitConfig(steps=150, learning_rate=3e-3, clip=100.0)
+    fit(model, Same(), config, Run.create(tmp_path / "run", model.describe()), device="cpu", show=False)
+    _, after = model.loss(batch)
+    # A two-hot number keeps its entropy, and divergences their free bits; a probe does not shape what it reads.
+    floored = ("dynamics", "representation", "reward") + (() if name == "rssm-carry" else ("privileged",))
+    learnt = [term for term in before if not (name.startswith("rssm") and term.endswith(floored))]
+    assert sum(after[term] for term in learnt) < 0.3 * sum(before[term] for term in learnt)

@@ -118,6 +118,7 @@ def imagine[S](
     rolled = _empty((actions.shape[0], actions.shape[1], actions.shape[2]), model.spec)
     assert rolled.privileged is not None
     spread = rolled.privileged.new_zeros(samples, *rolled.privileged.shape)
+    unsure = False
     sketch = model.sketch if isinstance(model, Sketching) else model.imagine
     for s, start in enumerate(starts):
         belief = model.observe(stack([start.context] * actions.shape[1]))
@@ -132,9 +133,12 @@ def imagine[S](
             *((frames, dream.obs.images[name]) for name, frames in rolled.obs.images.items()),
         ):
             into[s] = column
-        spread[0, s] = dream.privileged
+        spread[:, s] = dream.privileged
+        if s and not unsure:
+            continue  # it dreamt the same every time of the first start, so it always does
         for m in range(1, samples):
             other = sketch(belief, actions[s], generator(seed, s, m))[0].privileged
             assert other is not None
             spread[m, s] = other.cpu()
+        unsure = unsure or bool((spread[:, s] != dream.privileged).any())
     return rolled, spread

@@ -154,6 +154,8 @@ class Bakeoff(Verb):
         "tokens-parallel",
         "fast",
         "state-only",
+        "act",
+        "diffusion-policy",
     )
     """Heads, all on the fusion llava."""
     fusions: tuple[str, ...] = ("llava", "anyres", "qformer", "flamingo", "native")
