@@ -157,6 +157,7 @@ def test_other_windows_are_refused(policy, spec):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("config", [*HEADS, *(name for name in FUSED if name.startswith("flow"))], indirect=True)
 def test_it_overfits_one_batch(policy, spec):
     """The actions it then samples are those of the batch, and its point is on the cube."""
     batch = make_batch(spec, b=8, t=policy.config.chunk)

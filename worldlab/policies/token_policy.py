@@ -73,13 +73,18 @@ class _BinHead(Head):
         """Cross entropy over the tokens of real steps; also how often the most probable bin is the right one."""
         error = -(target(right, self.bins, self.softness) * logits.log_softmax(-1)).sum(-1)
         counted = real.repeat_interleave(self.actions, 1)
-        loss, hit = masked_mean(error, counted), masked_mean((logits.argmax(-1) == right).float(), counted)
+        loss, hit = masked_mean(error, counted), masked_mean((likeliest(logits) == right).float(), counted)
         return loss, {"tokens": loss, "token_accuracy": hit}
 
     @property
     def counts(self) -> dict[str, int]:
         """Chunks and their tokens; an invalid one cannot be."""
         return {"chunks": self.chunked, "tokens": self.written, "invalid": 0}
+
+
+def likeliest(logits: Float[Tensor, "*b v"]) -> Int[Tensor, "*b"]:
+    """The most probable class but class 0, which no number has: n edges make n - 1 bins (see `ActionTokenizer`)."""
+    return 1 + logits[..., 1:].argmax(-1)
 
 
 class TokenHead(_BinHead):
@@ -100,7 +105,7 @@ class TokenHead(_BinHead):
         """The most probable class, one after the other, and the logits it was taken from; the first are given."""
 
         def choose(i: int, logits: Tensor) -> Tensor:
-            return given[:, i] if i < given.shape[1] else logits.argmax(-1)
+            return given[:, i] if i < given.shape[1] else likeliest(logits)
 
         return self.writer.write(backbone, prefix, facts, choose, lambda: False)
 
@@ -150,4 +155,4 @@ class ParallelTokenHead(_BinHead):
         self, backbone: Backbone, prefix: Prefix, facts: Facts, noise: Noise, committed: Float[Tensor, "b c a"]
     ) -> Float[Tensor, "b k a"]:
         """The most probable bin of every slot; nothing is random."""
-        return self.chunk(self.logits(self.reader(backbone, prefix, facts)).argmax(-1))
+        return self.chunk(likeliest(self.logits(self.reader(backbone, prefix, facts))))
