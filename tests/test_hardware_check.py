@@ -69,7 +69,7 @@ def test_the_arm_is_never_sent_what_is_no_number(twin):
 def wild(tmp_path):
     """A run whose untrained policy throws the arm about."""
     policy = tiny_policy(spec=envs.make("worldlab/Reach-v0").contract)
-    policy.pace = None
+    policy.chunks.pace = None
     description = policy.describe()
     description["model"]["pace"] = None
     made = Run.create(tmp_path / "run", {**description, "env": "worldlab/Reach-v0"})

@@ -249,7 +249,7 @@ def export_checked(run: Path, out: Path, *, force: bool = False, seed: int = 0) 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         lerobot_policy.check_out(out)
-        trial = lerobot_policy.export_policy(policies.load_run(run), Path(folder) / "policy")
+        trial = lerobot_policy.export_policy(policies.load_vla(run), Path(folder) / "policy")
         check = check_directory(trial, env, seed=seed)
         page = write_files(check, str(run), out.with_name(f"{out.name}-hardware"))
         if not check.passed and not force:

@@ -72,7 +72,7 @@ def check(run: Path, data: Path, out: Path, env: str, seed: int, episodes: int =
         episodes: how many are evaluated and exported.
         seconds: of `lerobot-rollout` on the simulated arm.
     """
-    policy = policies.load_run(run)
+    policy = policies.load_vla(run)
     export_policy(policy, out / "policy")
     store = datasets.EpisodeStore(data)
     export_dataset(store, out / "dataset", episodes=range(episodes))

@@ -1,12 +1,23 @@
 """Complete recipes: a preset is a function that returns everything `worldlab train` needs to know."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from worldlab.dynamics import ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
-from worldlab.policies import FlowConfig, TokenConfig
+from worldlab.policies import (
+    Config,
+    DiffusionConfig,
+    FastConfig,
+    FlowConfig,
+    InsulatedConfig,
+    LeRobotConfig,
+    ParallelTokenConfig,
+    RegressionConfig,
+    StateOnlyConfig,
+    TokenConfig,
+)
 from worldlab.training import FitConfig
 
 
@@ -28,7 +39,7 @@ class WindowConfig:
 class TrainConfig:
     """A whole recipe."""
 
-    model: FlowConfig | TokenConfig | ModelConfig
+    model: Config | ModelConfig
     """What to train."""
     windows: WindowConfig
     """On what."""
@@ -43,8 +54,24 @@ class TrainConfig:
         return sorted(set(range(episodes)) - set(held)), held
 
 
-def _recipe(model: FlowConfig | TokenConfig, minutes: float) -> TrainConfig:
-    """The recipe that both heads share: only the head differs."""
+HEADS: dict[str, Config] = {
+    "flow": FlowConfig(),
+    "flow-adarms": FlowConfig(conditioning="adarms", state_in_prompt=True),
+    "flow-insulated": InsulatedConfig(),
+    "diffusion": DiffusionConfig(),
+    "l1": RegressionConfig(),
+    "tokens": TokenConfig(),
+    "tokens-parallel": ParallelTokenConfig(),
+    "fast": FastConfig(),
+    "state-only": StateOnlyConfig(),
+    "act": LeRobotConfig(),
+    "diffusion-policy": LeRobotConfig(family="diffusion"),
+}
+"""Name -> action head on the small trunk; a policy that sees nothing; LeRobot's ACT and Diffusion Policy."""
+
+
+def policy_recipe(model: Config, minutes: float) -> TrainConfig:
+    """The recipe that all heads share: only the head differs."""
     return TrainConfig(
         model=model,
         windows=WindowConfig(length=model.chunk, batch=32, observed=1),
@@ -72,20 +99,38 @@ def _rssm() -> TrainConfig:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Look:
+    """How a task is looked at."""
+
+    cameras: tuple[str, ...] | None
+    """None: all."""
+    execute: int
+    """Actions executed before looking again."""
+    minutes: float
+    """Of training, on 2 cores."""
+
+    def on(self, model: Config) -> Config:
+        """The policy, looking so."""
+        if isinstance(model, StateOnlyConfig):
+            return replace(model, execute=self.execute)
+        return replace(model, cameras=self.cameras, execute=self.execute)
+
+
 # Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
-_LOOKS: dict[str, tuple[tuple[str, ...] | None, int, float]] = {
-    "reach": (("front",), 4, 4.0),
-    "push": (("front",), 4, 10.0),
-    "lift": (None, 2, 10.0),
-    "stack": (None, 2, 20.0),
+LOOKS: dict[str, Look] = {
+    "reach": Look(cameras=("front",), execute=4, minutes=4.0),
+    "push": Look(cameras=("front",), execute=4, minutes=10.0),
+    "lift": Look(cameras=None, execute=2, minutes=10.0),
+    "stack": Look(cameras=None, execute=2, minutes=20.0),
 }
-"""Task -> cameras (None: all), actions executed before looking again, minutes of training on 2 cores."""
+"""Task -> how it is looked at."""
 
 
 def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
-    for task, (cameras, execute, minutes) in _LOOKS.items():
-        yield f"flow-{task}", partial(_recipe, FlowConfig(cameras=cameras, execute=execute), minutes)
-        yield f"tokens-{task}", partial(_recipe, TokenConfig(cameras=cameras, execute=execute), minutes)
+    for task, look in LOOKS.items():
+        for name, head in HEADS.items():
+            yield f"{name}-{task}", partial(policy_recipe, look.on(head), look.minutes)
         yield f"state-{task}", _state
         yield f"rssm-{task}", _rssm
 

@@ -14,18 +14,19 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worldlab import collection, datasets, dynamics, envs
+from worldlab import collection, datasets, dynamics, envs, players
 from worldlab import eval as evaluation
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.seeding import key
-from worldlab.training import Device, fit, pick_device
+from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
+from worldlab.trunk import Trunk, families
 
 if TYPE_CHECKING:
-    from worldlab.policies import VLA
+    from worldlab.policies import ExecutionConfig, Trained
     from worldlab.presets import TrainConfig
 
 
@@ -85,7 +86,7 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
 
 def create_model(
     config: "TrainConfig", store: datasets.EpisodeStore, seed: int
-) -> "VLA | dynamics.StateModel | dynamics.RSSM":
+) -> "Trained | dynamics.StateModel | dynamics.RSSM":
     """An untrained model for the recipe and the data."""
     from worldlab import policies
 
@@ -93,7 +94,10 @@ def create_model(
     statistics = datasets.statistics(store)
     if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig):
         return dynamics.create(config.model, store.spec, statistics)
-    return policies.create(config.model, store.spec, statistics, store.tasks)
+    examples = None
+    if policies.needs_examples(config.model):
+        examples = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed)[0]
+    return policies.create(config.model, store.spec, statistics, store.tasks, examples)
 
 
 def train(
@@ -104,6 +108,7 @@ def train(
     steps: int | None = None,
     minutes: float | None = None,
     resume: bool = False,
+    trunk: Trunk | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
@@ -111,8 +116,22 @@ def train(
     from worldlab.presets import preset
 
     pick_device(device)
-    config = _with_budget(preset(name), steps, minutes, seed)
-    store = datasets.EpisodeStore(data)
+    config = _with_budget((trunk or Trunk()).under(preset(name)), steps, minutes, seed)
+    return train_recipe(config, name, data, out, resume=resume, device=device)
+
+
+def train_recipe(
+    config: "TrainConfig",
+    name: str,
+    data: str | Path,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: Device = "auto",
+    show: bool = True,
+) -> Outcome:
+    """Train a model by a whole recipe that is called `name`; everything random is keyed by the recipe's seed."""
+    seed, store = config.fit.seed, datasets.EpisodeStore(data)
     model = create_model(config, store, seed)
     seen, held = config.split(len(store))
     about = {
@@ -125,11 +144,13 @@ def train(
         "held_out": held,
         "provenance": provenance(seed),
     }
-    run = Run.open(out) if resume else Run.create(out, about)
+    run = Run.open(out) if resume else create_run(out, about, device)
     if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
         raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
+    if resume and run.config["model"] != about["model"]:
+        raise UsageError(f"'{out}' was trained with another trunk; resume it with the options it was started with.")
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
-    fit(model, windows, config.fit, run, device=device, resume=resume)
+    fit(model, windows, config.fit, run, device=device, resume=resume, show=show)
     last = run.read_log()[-2:]
     loss = last[0].get("loss")
     line = f"{name} trained for {last[-1]['step']} steps in {last[-1]['seconds']} s, loss {loss}: {out}"
@@ -150,9 +171,7 @@ def parse_variation(settings: tuple[str, ...]) -> dict[str, float]:
 
 def meet(name: str, world: Environment, device: Device) -> Policy:
     """Load a policy for an environment."""
-    from worldlab import policies
-
-    return policies.load(name, device=str(pick_device(device)), env=world)
+    return players.load(name, world, str(pick_device(device)))
 
 
 def judge(
@@ -192,10 +211,11 @@ def rate_text(result: evaluation.SuccessResult) -> str:
     return f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def _results_folder(name: str) -> Path:
-    """Where results about a policy are kept: in its run, or under runs/ for a policy that has none."""
-    folder = Path(name.removeprefix("lerobot:"))
-    return folder / "eval" if folder.is_dir() else Path("runs") / name / "eval"
+def _results_folder(name: str, parts: Sequence[str]) -> Path:
+    """Where a result about a policy is kept: in its run, or under runs/ for a policy that has none."""
+    run, use = players.run_of(name)
+    folder = run / "eval" if run.is_dir() else Path("runs") / name / "eval"
+    return folder / "_".join([use, *parts] if use else parts)
 
 
 def evaluate(
@@ -206,18 +226,30 @@ def evaluate(
     n: int = 50,
     controls: bool = True,
     variation: tuple[str, ...] = (),
+    execution: "ExecutionConfig | None" = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
     world = envs.make(env, n=min(n, episodes), variation=parse_variation(variation))
     policy = meet(name, world, device)
+    way: list[str] = []
+    if execution is not None and not execution.own_way:
+        from worldlab.policies import execute
+
+        policy, way = execute(policy, execution, name), execution.describe()
     result = judge(policy, world, episodes, seed, name)
-    values: dict[str, Json] = {**result.to_json(), "run": name, "env": env, "variation": list(variation)}
+    values: dict[str, Json] = {
+        **result.to_json(),
+        "run": name,
+        "env": env,
+        "variation": to_json(variation),
+        "execution": to_json(way),
+    }
     if controls:
         others = judge_controls(policy, world, episodes, seed)
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, f"seed{seed}"])
+    folder = _results_folder(name, [env.replace("/", "-"), *variation, *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
@@ -253,33 +285,6 @@ def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
     return episodes
 
 
-def imagine(
-    path: Path,
-    data: str | Path,
-    *,
-    horizon: int = 20,
-    branches: int = 8,
-    starts: int = 64,
-    seed: int = 0,
-    device: Device = "auto",
-) -> Outcome:
-    """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
-    model = dynamics.load(path, device=str(pick_device(device)))
-    store = datasets.EpisodeStore(data)
-    about = store.provenance
-    world = envs.make(str(about["env"]), n=32, size=int(str(about["size"])))
-    episodes = unseen(store, Run.open(path))
-    result = evaluation.counterfactual(
-        model, store, world, branches=branches, horizon=horizon, episodes=episodes, starts=starts, seed=seed
-    )
-    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": str(about["env"])}
-    write_atomically(path / "imagine.json", json.dumps(values, indent=1))
-    errors = result.to_json()["effect_error"]
-    return Outcome(
-        f"effect error by horizon {errors} (copy-last 1), n = {result.n} branches: {path}/imagine.json", values
-    )
-
-
 def export_dataset(
     source: str | Path, out: Path, *, images: bool = False, physics: bool = False, episodes: int | None = None
 ) -> Outcome:
@@ -305,7 +310,7 @@ def export_policy(source: Path, out: Path, *, check: bool = False, force: bool =
     from worldlab import policies
     from worldlab.policies import lerobot_policy
 
-    lerobot_policy.export_policy(policies.load_run(source), out)
+    lerobot_policy.export_policy(policies.load_vla(source), out)
     return Outcome(f"policy exported: {out}", {"out": str(out)})
 
 
@@ -334,14 +339,14 @@ def import_lerobot(
     )
 
 
-def view(path: Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:
+def view(path: str | Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:
     """What a store or a run holds; see `worldlab view --help`."""
     from worldlab import summaries, viewing
 
     if out is None and not viewing.has_display():
-        out = path.with_suffix(".rrd")
-    if (path / "config.json").is_file():
-        run = Run.open(path)
+        out = (Path(Path(path).name) if "://" in str(path) else Path(path)).with_suffix(".rrd")
+    if (Path(path) / "config.json").is_file():
+        run = Run.open(Path(path))
         summary, told = summaries.summarize_run(run), viewing.show_run(run, out)
     else:
         store = datasets.EpisodeStore(path)
@@ -350,12 +355,14 @@ def view(path: Path, episodes: Sequence[int] = (), out: Path | None = None) -> O
     return Outcome(f"{summary.text}\n\n{told}", {**summary.values, "recording": None if out is None else str(out)})
 
 
-def names(what: Literal["envs", "presets", "variations"]) -> Outcome:
+def names(what: Literal["envs", "presets", "backbones", "variations"]) -> Outcome:
     """The names that other verbs take."""
     if what == "presets":
         from worldlab.presets import PRESETS
 
         choices: Sequence[str] = list(PRESETS)
+    elif what == "backbones":
+        choices = [f"{part} {name}" for part, names in families().items() for name in names]
     else:
         choices = envs.names() if what == "envs" else envs.variations.names()
     return Outcome("\n".join(choices), {what: list(choices)})

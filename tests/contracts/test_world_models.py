@@ -9,7 +9,7 @@ from conftest import COUNT_SPEC, CountEnv, Ones, PerfectModel
 
 from worldlab import dynamics
 from worldlab.normalize import Moments, Statistics
-from worldlab.protocols import Trainable, WorldModel
+from worldlab.protocols import Sketching, Trainable, WorldModel
 from worldlab.rollout import rollout
 from worldlab.runs import Run
 from worldlab.seeding import generator
@@ -164,6 +164,25 @@ def test_imagining_on_equals_imagining_at_once(case):
     same(whole.rows(0, 2), first)
     same(whole.rows(2, 6), second)
     torch.testing.assert_close(end, late)
+
+
+def test_a_sketch_is_the_dream_without_pictures(trained):
+    model, context = trained
+    assert isinstance(model, Sketching)
+    belief, act = model.observe(context), actions(model, 4, 5)
+    dream, end = model.imagine(belief, act, generator(1))
+    sketch, same_end = model.sketch(belief, act, generator(1))
+    assert sketch.obs.images == {}
+    same(replace(dream, obs=replace(dream.obs, images={})), sketch, 0, 0)
+    torch.testing.assert_close(end, same_end, rtol=0, atol=0)
+
+
+def test_a_plan_does_not_depend_on_its_company(trained):
+    model, context = trained
+    planner = dynamics.Planner(model, dynamics.CEM(horizon=3, candidates=32, rounds=2, elites=4))
+    together = planner.plan(context, range(4))
+    alone = planner.plan(context.pick([2]), [2])
+    torch.testing.assert_close(alone.action[0], together.action[2])
 
 
 def test_a_belief_can_be_used_again(case):

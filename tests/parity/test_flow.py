@@ -2,28 +2,26 @@
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from policies.synthetic import TASKS, flow, make_batch, make_spec, make_statistics
+from policies.synthetic import HEADS, make_policy, read
 from transformers import PI0Config
 from transformers.models.pi0.modeling_pi0 import PI0TimestepEmbeddings
 
-from worldlab import policies, seeding
-from worldlab.policies.flow_policy import time_embedding
+from worldlab.policies.action_expert import time_embedding
+from worldlab.policies.head import Noise
 
 
 def test_sampling_is_the_euler_integrator_of_diffusers():
-    spec = make_spec()
-    policy = policies.create(flow(), spec, make_statistics(), TASKS).eval()
-    obs = make_batch(spec).obs.map(lambda x: x[:, 0])
+    policy = make_policy(HEADS["flow"])
     with torch.inference_mode():
-        prefix, facts, _ = policy._read(obs, obs.task)
-        ours = policy.head.sample(policy.backbone, prefix, facts, range(8), 3, obs.state.new_zeros(8, 0, 6))
+        prefix, facts = read(policy)
+        ours = policy.head.sample(policy.backbone, prefix, facts, Noise(range(8), 3), torch.zeros(8, 0, 6))
         n = policy.config.euler_steps
         scheduler = FlowMatchEulerDiscreteScheduler(shift=1.0)
         scheduler.set_timesteps(sigmas=[1 - i / n for i in range(n)])
-        x = seeding.normal(range(8), 3, (policy.config.chunk, 6))[:, None]
+        x = Noise(range(8), 3).normal(4, 6)[:, None]
+        context = policy.head.expert.read(prefix, facts, 4)
         for sigma, timestep in zip(scheduler.sigmas, scheduler.timesteps, strict=False):
-            t = sigma.expand(8, 1)
-            x = scheduler.step(policy.head.velocity(prefix, facts, x, t), timestep, x).prev_sample
+            x = scheduler.step(policy.head.expert(context, x, sigma.expand(8, 1, 4)), timestep, x).prev_sample
     torch.testing.assert_close(ours, x[:, 0], rtol=1e-5, atol=1e-5)
 
 

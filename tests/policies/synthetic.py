@@ -1,10 +1,22 @@
 """Demonstrations without a simulator: the named colour is a bright patch, and the action is where it is."""
 
+from dataclasses import replace
+
 import torch
 
-from worldlab import so101
+from worldlab import policies, so101
 from worldlab.normalize import Moments, Statistics
-from worldlab.policies import BackboneConfig, FlowConfig, TokenConfig
+from worldlab.policies import (
+    BackboneConfig,
+    DiffusionConfig,
+    FastConfig,
+    FlowConfig,
+    InsulatedConfig,
+    ParallelTokenConfig,
+    RegressionConfig,
+    StateOnlyConfig,
+    TokenConfig,
+)
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 COLOURS = ("red", "green", "blue", "yellow")
@@ -73,9 +85,42 @@ def make_statistics() -> Statistics:
     return Statistics(state=Moments.of(0.2 * x - 0.1), action=Moments.of(x * torch.tensor([1.0, 1, 0, 0, 0, 0])))
 
 
-def flow(**fields) -> FlowConfig:
-    return FlowConfig(backbone=TINY, width=32, chunk=4, execute=2, euler_steps=4, pace=None, **fields)
+_SMALL = {"backbone": TINY, "chunk": 4, "execute": 2, "pace": None}
+
+HEADS = {
+    "flow": FlowConfig(**_SMALL, width=32, euler_steps=4),
+    "flow-adarms": FlowConfig(**_SMALL, width=32, euler_steps=4, conditioning="adarms", state_in_prompt=True),
+    "flow-delay": FlowConfig(**_SMALL, width=32, euler_steps=4, max_delay=2),
+    "flow-insulated": InsulatedConfig(**_SMALL, width=32, euler_steps=4, vocabulary=300),
+    "diffusion": DiffusionConfig(**_SMALL, width=32),
+    "l1": RegressionConfig(**_SMALL, width=64),
+    "tokens": TokenConfig(**_SMALL),
+    "tokens-parallel": ParallelTokenConfig(**_SMALL),
+    "fast": FastConfig(**_SMALL, vocabulary=300),
+}
+"""Name -> every head, small."""
+
+FUSED = {
+    f"{head}-{fusion}": replace(
+        HEADS[head], backbone=replace(TINY, fusion=fusion, queries=4, image=16 if fusion == "anyres" else 32)
+    )
+    for head in ("flow", "tokens")
+    for fusion in ("anyres", "qformer", "flamingo", "native")
+}
+"""Name -> two of them on every other fusion."""
+
+STATE_ONLY = StateOnlyConfig(width=64, chunk=4, execute=2, pace=None)
 
 
-def tokens(**fields) -> TokenConfig:
-    return TokenConfig(backbone=TINY, chunk=4, execute=2, pace=None, **fields)
+def make_policy(config, spec=None, seed=0):
+    """Untrained, for the demonstrations of this file."""
+    torch.manual_seed(seed)
+    spec = make_spec() if spec is None else spec
+    return policies.create(config, spec, make_statistics(), TASKS, make_batch(spec, b=256, seed=9)).eval()
+
+
+def read(policy, b=8, task=None):
+    """What the policy's head is given for a batch: prefix and facts."""
+    obs = make_batch(make_spec(), b=b).obs.map(lambda x: x[:, 0])
+    prefix, facts, _ = policy.read(obs, task or obs.task)
+    return prefix, facts

@@ -3,7 +3,10 @@
 import torch
 from policies.synthetic import COLOURS, make_batch, make_spec
 
+from worldlab.policies.fusion import grid
 from worldlab.policies.grounding import Grounding, Labels, Pointing, rename
+
+GRID = grid(4, 4)
 
 
 def test_relabelled_rows_name_another_present_cube_and_its_pixel():
@@ -31,13 +34,13 @@ def test_a_name_is_exchanged_as_a_word():
 
 
 def test_the_bilinear_share_of_a_point_has_the_point_as_its_mean():
-    grounding = Grounding(8, 16)
+    grounding = Grounding(8, 12, GRID)
     point = 0.125 + 0.75 * torch.rand(50, 2)
     torch.testing.assert_close(grounding.point(grounding.share(point).log()), point)
 
 
 def test_the_loss_is_least_at_the_label_and_ignores_rows_without_one():
-    grounding = Grounding(8, 16)
+    grounding = Grounding(8, 12, GRID)
     point = 0.125 + 0.75 * torch.rand(6, 2)
     known = torch.tensor([1, 1, 1, 1, 0, 0], dtype=torch.bool)
     labels = Pointing(("",) * 6, point, known, torch.zeros(6, dtype=torch.bool))

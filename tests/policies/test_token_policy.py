@@ -1,67 +1,80 @@
-"""Laws of the token head."""
+"""Laws of the heads that let the trunk write or read tokens."""
 
 import pytest
 import torch
-from policies.synthetic import TASKS, TINY, make_batch, make_spec, make_statistics, tokens
+from policies.synthetic import HEADS, TASKS, TINY, make_policy, read
 
-from worldlab import policies
 from worldlab.errors import UsageError
 from worldlab.policies import Backbone
-from worldlab.policies.token_policy import TokenHead
+from worldlab.policies.head import Interface, Noise
+from worldlab.policies.token_policy import TokenHead, target
+
+NOTHING = torch.zeros(8, 0, dtype=torch.long)
 
 
-def make(**fields):
-    torch.manual_seed(0)
-    return policies.create(tokens(**fields), make_spec(), make_statistics(), TASKS).eval()
-
-
-def read(policy):
-    obs = make_batch(make_spec()).obs.map(lambda x: x[:, 0])
-    return policy._read(obs, obs.task)
+def forced(policy, prefix, facts, classes):
+    return policy.head.writer.forced(policy.backbone, prefix, facts, classes)
 
 
 @torch.no_grad()
 def test_cached_decoding_equals_teacher_forcing():
-    policy = make()
-    prefix, facts, _ = read(policy)
-    ids, logits = policy.head.decode(policy.backbone, prefix, facts)
-    forced = policy.head.forced(policy.backbone, prefix, facts, ids)
-    torch.testing.assert_close(forced, logits, rtol=1e-5, atol=1e-5)
-    assert torch.equal(policy.head.tokenizer.first + forced.argmax(-1), ids)
-    assert ids.shape == (8, 24)
+    policy = make_policy(HEADS["tokens"])
+    prefix, facts = read(policy)
+    classes, logits = policy.head.decode(policy.backbone, prefix, facts, NOTHING)
+    again = forced(policy, prefix, facts, classes)
+    torch.testing.assert_close(again, logits, rtol=1e-5, atol=1e-5)
+    assert torch.equal(again.argmax(-1), classes)
+    assert classes.shape == (8, 24)
 
 
 @torch.no_grad()
 def test_a_token_depends_on_the_tokens_before_it_alone():
-    policy = make()
-    prefix, facts, _ = read(policy)
-    first, last = policy.head.tokenizer.first, policy.head.tokenizer.vocabulary - 1
-    ids = torch.randint(first, last, (8, 24))
-    other = ids.clone()
-    other[:, 10:] = torch.randint(first, last, (8, 14))
-    one, two = (policy.head.forced(policy.backbone, prefix, facts, x) for x in (ids, other))
+    policy = make_policy(HEADS["tokens"])
+    prefix, facts = read(policy)
+    classes = torch.randint(256, (8, 24))
+    other = classes.clone()
+    other[:, 10:] = torch.randint(256, (8, 14))
+    one, two = (forced(policy, prefix, facts, x) for x in (classes, other))
     assert torch.equal(one[:, :11], two[:, :11])
     assert not torch.equal(one[:, 11:], two[:, 11:])
 
 
+@pytest.mark.parametrize("head", ["tokens-parallel", "l1"])
+def test_slots_are_read_in_one_pass_and_see_each_other(head):
+    """The first slot's output depends on the last slot's input, which an autoregressive head could not do."""
+    policy = make_policy(HEADS[head])
+    prefix, facts = read(policy)
+    slots = policy.head.reader(policy.backbone, prefix, facts)
+    assert slots.shape == (8, 24, 32)
+    slots[:, 0].square().sum().backward()
+    assert policy.head.reader.slot.grad[-1].abs().sum() > 0
+
+
 def test_action_ids_lie_behind_the_words():
-    policy = make()
+    policy = make_policy(HEADS["tokens"])
     words = policy.backbone.tokenizer.size
-    assert policy.head.tokenizer.first == words
+    assert policy.head.tokenizer.first == policy.head.writer.first == words
     assert policy.backbone.language.config.vocab_size == words + 256
 
 
 def test_soft_targets_are_distributions_about_the_right_bin():
     right = torch.tensor([0, 7, 255])
-    soft = make(softness=2.0).head.target(right)
+    soft = target(right, 256, 2.0)
     torch.testing.assert_close(soft.sum(-1), torch.ones(3))
     assert torch.equal(soft.argmax(-1), right)
-    hard = make(softness=0.0).head.target(right)
+    hard = target(right, 256, 0.0)
     assert hard[1, 7] == 1
     assert hard.sum() == 3
 
 
+def test_what_was_written_is_counted():
+    policy = make_policy(HEADS["tokens"])
+    prefix, facts = read(policy)
+    policy.head.sample(policy.backbone, prefix, facts, Noise(range(8), 0), torch.zeros(8, 0, 6))
+    assert policy.head.counts == {"chunks": 8, "tokens": 8 * 24, "invalid": 0}
+
+
 def test_a_vocabulary_without_room_is_refused():
-    small = Backbone.create(TINY, ("front",), TASKS)
+    small = Backbone.create(TINY, {"front": (32, 32)}, TASKS)
     with pytest.raises(UsageError, match="no room"):
-        TokenHead(tokens(), small, [6, 2], 6)
+        TokenHead(HEADS["tokens"], small, Interface((6, 2), True, 4, 6, 2))

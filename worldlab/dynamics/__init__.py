@@ -5,14 +5,31 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from worldlab.dynamics.imagined import ImaginedEnv
-from worldlab.dynamics.rssm import RSSM, RSSMConfig
+from worldlab.dynamics.objectives import ToZone, mean_reward
+from worldlab.dynamics.planners import CEM, MPPI, Planner
+from worldlab.dynamics.rssm import RSSM
+from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.dynamics.state_model import StateModel, StateModelConfig
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
 from worldlab.runs import Run
 from worldlab.trajectory import Spec
 
-__all__ = ["RSSM", "ImaginedEnv", "ModelConfig", "RSSMConfig", "StateModel", "StateModelConfig", "create", "load"]
+__all__ = [
+    "CEM",
+    "MPPI",
+    "RSSM",
+    "ImaginedEnv",
+    "ModelConfig",
+    "Planner",
+    "RSSMConfig",
+    "StateModel",
+    "StateModelConfig",
+    "ToZone",
+    "create",
+    "load",
+    "mean_reward",
+]
 
 
 type ModelConfig = StateModelConfig | RSSMConfig

@@ -1,7 +1,6 @@
 """DreamerV3's world model (Hafner et al. 2023), with stems for a CPU and two additions that make it heed actions."""
 
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -13,45 +12,12 @@ from worldlab.dynamics.encoder import FrameEncoder
 from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
 from worldlab.dynamics.privileged import PrivilegedHead
 from worldlab.dynamics.proprioception import Proprioception
-from worldlab.dynamics.recurrence import SIZES, Recurrence, SizeName, divergence, sample
+from worldlab.dynamics.recurrence import SIZES, Recurrence, divergence, sample
+from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.errors import UsageError, unknown
 from worldlab.normalize import Moments, Statistics
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
-
-
-@dataclass(frozen=True, kw_only=True)
-class RSSMConfig:
-    """`RSSM`. By default, with `carry`, `correct`, `dream`, `privileged` and `focus` off, it is DreamerV3's."""
-
-    kind: Literal["rssm"] = "rssm"
-    """Names the model in a run."""
-    size: SizeName = "small"
-    """The one dial: tiny, small, medium or base."""
-    sees: Literal["both", "images", "state"] = "both"
-    """What is seen and predicted: images, proprioception, or both."""
-    cameras: tuple[str, ...] | None = None
-    """The cameras it sees through; None is all."""
-    carry: bool = False
-    """Whether the belief holds proprioception itself, which moves first; otherwise it is read off the features."""
-    correct: bool = False
-    """Whether what is seen moves the recurrent state at once, as in a filter, and not only through the latents."""
-    dream: int = 0
-    """Steps imagined in training from every row of a window that has so many after it; 0 trains single steps only."""
-    privileged: float = 0.0
-    """Weight of what only a simulator knows in shaping the latents. At 0 it is read off them, and shapes nothing."""
-    free_bits: float = 1.0
-    """Divergence of prior and posterior that costs nothing, nats."""
-    dynamics: float = 1.0
-    """Weight of training the prior towards the posterior."""
-    representation: float = 0.1
-    """Weight of training the posterior towards the prior."""
-    drawing: float = 1.0
-    """Weight of drawing frames. Their errors are summed over pixels of 0..1, each of which weighs 1 or more."""
-    frames: int = 32
-    """Frames drawn per training step, of rows and again of dreams."""
-    focus: float = 0.0
-    """How much more a pixel weighs that differs by its whole range from the mean frame."""
 
 
 @dataclass(frozen=True)
@@ -198,21 +164,39 @@ class RSSM(nn.Module):
         self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
     ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
         """What follows each action: drawn with the generator, or the likeliest if there is none."""
+        beliefs = self._onward(belief, action.to(belief.device), generator)
+        return self.show(beliefs, action.to(belief.device)), beliefs[:, -1]
+
+    @torch.no_grad()
+    def sketch(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
+        """`imagine` without images."""
+        beliefs = self._onward(belief, action.to(belief.device), generator)
+        return self.show(beliefs, action.to(belief.device), pictures=False), beliefs[:, -1]
+
+    def _onward(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None
+    ) -> Float[Tensor, "b t d"]:
+        """The beliefs after each action."""
         beliefs: list[Tensor] = []
-        action = action.to(belief.device)
         for now in action.unbind(1):
             noise = None if generator is None else self.noise(len(belief), generator)
             belief = self.advance(belief, now, noise)
             beliefs.append(belief)
-        return self.show(torch.stack(beliefs, 1), action), belief
+        return torch.stack(beliefs, 1)
 
     @torch.no_grad()
-    def show(self, belief: Float[Tensor, "b t d"], action: Float[Tensor, "b t a"]) -> Trajectory:
+    def show(
+        self, belief: Float[Tensor, "b t d"], action: Float[Tensor, "b t a"], *, pictures: bool = True
+    ) -> Trajectory:
         """What beliefs say of the world; row t is the consequence of action[t]."""
         features = self.features(belief)
         ended, success = self.ending_head(features).unbind(-1)
         return Trajectory(
-            obs=Observation(self.decoder.draw(features), self._state(belief, features), ("",) * len(action)),
+            obs=Observation(
+                self.decoder.draw(features) if pictures else {}, self._state(belief, features), ("",) * len(action)
+            ),
             action=action,
             reward=self.reward(features),
             terminated=ended > 0,

@@ -10,21 +10,44 @@ from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
 from worldlab.policies.backbone import Backbone as Backbone
 from worldlab.policies.backbone import BackboneConfig as BackboneConfig
+from worldlab.policies.diffusion_policy import DiffusionConfig as DiffusionConfig
+from worldlab.policies.diffusion_policy import DiffusionHead
+from worldlab.policies.execution import Execution as Execution
+from worldlab.policies.execution import ExecutionConfig as ExecutionConfig
+from worldlab.policies.execution import Planner as Planner
+from worldlab.policies.execution import execute as execute
+from worldlab.policies.fast_policy import FastConfig as FastConfig
+from worldlab.policies.fast_policy import FastHead, FastSettings
+from worldlab.policies.fast_tokens import FastTokenizer
 from worldlab.policies.flow_policy import FlowConfig as FlowConfig
 from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.grounding import GroundingConfig as GroundingConfig
+from worldlab.policies.head import Head, Interface
+from worldlab.policies.insulated_policy import InsulatedConfig as InsulatedConfig
+from worldlab.policies.insulated_policy import InsulatedHead
+from worldlab.policies.lerobot_baseline import LeRobotBaseline as LeRobotBaseline
+from worldlab.policies.lerobot_baseline import LeRobotConfig as LeRobotConfig
 from worldlab.policies.random_policy import RandomPolicy as RandomPolicy
+from worldlab.policies.regression_policy import RegressionConfig as RegressionConfig
+from worldlab.policies.regression_policy import RegressionHead
+from worldlab.policies.state_policy import StateOnlyConfig as StateOnlyConfig
+from worldlab.policies.state_policy import StateOnlyPolicy as StateOnlyPolicy
+from worldlab.policies.token_policy import ParallelTokenConfig as ParallelTokenConfig
+from worldlab.policies.token_policy import ParallelTokenHead, TokenHead
 from worldlab.policies.token_policy import TokenConfig as TokenConfig
-from worldlab.policies.token_policy import TokenHead
 from worldlab.policies.vla import VLA as VLA
-from worldlab.policies.vla import Head
+from worldlab.policies.vla import note_examples
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run
-from worldlab.trajectory import Spec
+from worldlab.trajectory import Spec, Trajectory
 
-type Config = FlowConfig | TokenConfig
+type VLAConfigs = (
+    FlowConfig | InsulatedConfig | DiffusionConfig | RegressionConfig | TokenConfig | ParallelTokenConfig | FastConfig
+)
+type Config = VLAConfigs | StateOnlyConfig | LeRobotConfig
+type Trained = VLA | StateOnlyPolicy | LeRobotBaseline
 
-_KINDS = ("flow", "tokens")
+_KINDS = ("flow", "flow-insulated", "diffusion", "l1", "tokens", "tokens-parallel", "fast", "state-only", "lerobot")
 
 
 @runtime_checkable
@@ -36,7 +59,7 @@ class Demonstrable(Protocol):
         ...
 
 
-def _cameras(config: Config, spec: Spec) -> tuple[str, ...]:
+def _cameras(config: VLAConfigs, spec: Spec) -> dict[str, tuple[int, int]]:
     wanted = tuple(spec.cameras) if config.cameras is None else config.cameras
     if config.grounding.weight > 0 and config.grounding.camera not in wanted:
         raise UsageError(
@@ -45,20 +68,52 @@ def _cameras(config: Config, spec: Spec) -> tuple[str, ...]:
         )
     if missing := [name for name in wanted if name not in spec.cameras]:
         raise UsageError(f"the data has no camera '{missing[0]}'; it has {', '.join(spec.cameras) or 'none'}.")
-    return wanted
+    return {name: spec.cameras[name] for name in wanted}
 
 
-def _assemble(config: Config, spec: Spec, statistics: Statistics, backbone: Backbone) -> VLA:
-    facts = [len(spec.state)] + ([2] if config.grounding.weight > 0 else [])
+def _assemble(
+    config: VLAConfigs, spec: Spec, statistics: Statistics, backbone: Backbone, words: FastTokenizer | None = None
+) -> VLA:
+    facts = (len(spec.state), 2) if config.grounding.weight > 0 else (len(spec.state),)
+    interface = Interface(facts, config.direct, config.chunk, len(spec.action), config.execute)
     head: Head
-    if isinstance(config, FlowConfig):
-        head = FlowHead(config, backbone, facts, len(spec.action))
-    else:
-        head = TokenHead(config, backbone, facts, len(spec.action))
+    match config:
+        case FlowConfig():
+            head = FlowHead(config, backbone, interface)
+        case InsulatedConfig():
+            head = InsulatedHead(config, backbone, interface, words)
+        case DiffusionConfig():
+            head = DiffusionHead(config, backbone, interface)
+        case RegressionConfig():
+            head = RegressionHead(config, backbone, interface)
+        case TokenConfig():
+            head = TokenHead(config, backbone, interface)
+        case ParallelTokenConfig():
+            head = ParallelTokenHead(config, backbone, interface)
+        case FastConfig():
+            head = FastHead(config, backbone, interface, words)
     return VLA(config, config.kind, spec, statistics, backbone, head)
 
 
-def create(config: Config, spec: Spec, statistics: Statistics, tasks: Sequence[str]) -> VLA:
+def _reserved(config: VLAConfigs) -> int:
+    """Ids that the head needs at the end of the vocabulary."""
+    match config:
+        case TokenConfig():
+            return config.bins
+        case FastSettings():
+            return config.vocabulary
+        case _:
+            return 0
+
+
+def needs_examples(config: Config) -> bool:
+    """Whether `create` must be given a sample of the data."""
+    return isinstance(config, FastSettings)
+
+
+def create(
+    config: Config, spec: Spec, statistics: Statistics, tasks: Sequence[str], examples: Trajectory | None = None
+) -> Trained:
     """A fresh policy for data of the given `Spec`.
 
     Args:
@@ -66,13 +121,25 @@ def create(config: Config, spec: Spec, statistics: Statistics, tasks: Sequence[s
         spec: of the data; its privileged columns name the labels of the grounding and the expert's actions.
         statistics: of the data.
         tasks: its instructions.
+        examples: a batch of training windows; heads that write FAST words learn their vocabulary from it.
 
     Raises:
         UsageError: a camera is missing, or a pretrained part cannot be read.
     """
-    reserved = config.bins if isinstance(config, TokenConfig) else 0
-    backbone = Backbone.create(config.backbone, _cameras(config, spec), tasks, reserved)
-    return _assemble(config, spec, statistics, backbone)
+    if isinstance(config, StateOnlyConfig):
+        return StateOnlyPolicy(config, spec, statistics)
+    if isinstance(config, LeRobotConfig):
+        return LeRobotBaseline(config, spec, statistics)
+    pointing = config.grounding.camera if config.grounding.weight > 0 else None
+    notes = note_examples(len(spec.state)) if config.state_in_prompt else ()
+    backbone = Backbone.create(
+        config.backbone, _cameras(config, spec), tasks, reserved=_reserved(config), notes=notes, pointing=pointing
+    )
+    policy = _assemble(config, spec, statistics, backbone)
+    if examples is not None:
+        action, real = policy.chunks.targets(examples)
+        policy.head.learn(action[real[:, : (config.execute + 1) // 2].all(-1)])
+    return policy
 
 
 def load(name: str | Path, device: str = "cpu", env: Environment | None = None) -> Policy:
@@ -107,7 +174,7 @@ def _needed(name: str, env: Environment | None) -> Environment:
     return env
 
 
-def load_run(path: str | Path) -> VLA:
+def load_run(path: str | Path) -> Trained:
     """The policy that a run holds.
 
     Raises:
@@ -122,12 +189,30 @@ def load_run(path: str | Path) -> VLA:
     return policy
 
 
-def of_description(description: Mapping[str, Json]) -> VLA:
-    """The policy that `VLA.describe` described, with untrained weights and in evaluation mode."""
+def load_vla(path: str | Path) -> VLA:
+    """The policy that a run holds, for those who need one that sees.
+
+    Raises:
+        UsageError: there is no run, or it holds something else.
+    """
+    policy = load_run(path)
+    if not isinstance(policy, VLA):
+        raise UsageError(f"'{path}' holds a baseline ({policy.config.kind}); a vision-language policy is needed here.")
+    return policy
+
+
+def of_description(description: Mapping[str, Json]) -> Trained:
+    """The policy that its `describe` described, with untrained weights and in evaluation mode."""
     config = TypeAdapter[Config](Annotated[Config, Field(discriminator="kind")]).validate_python(description["model"])
     spec = TypeAdapter(Spec).validate_python(description["spec"])
     statistics = TypeAdapter(Statistics).validate_python(description["statistics"])
-    architecture = description["backbone"]
+    if isinstance(config, StateOnlyConfig):
+        return StateOnlyPolicy(config, spec, statistics).eval()
+    if isinstance(config, LeRobotConfig):
+        return LeRobotBaseline(config, spec, statistics).eval()
+    architecture, words = description["backbone"], description["head"]
     assert isinstance(architecture, dict)
-    backbone = Backbone.of_description(architecture, tuple(spec.cameras), config.backbone.attention)
-    return _assemble(config, spec, statistics, backbone).eval()
+    assert isinstance(words, str | None)
+    backbone = Backbone.of_description(config.backbone, architecture, spec.cameras)
+    tokenizer = None if words is None else FastTokenizer.of_description(words)
+    return _assemble(config, spec, statistics, backbone, tokenizer).eval()

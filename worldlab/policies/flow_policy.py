@@ -4,138 +4,111 @@ t = 1 is noise and t = 0 is data (openpi's convention): x_t = t * noise + (1 - t
 velocity u = noise - action.
 """
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
-from torch.nn.functional import silu
-from transformers import LlamaConfig, LlamaModel
+from torch import Tensor
 
-from worldlab import seeding
-from worldlab.policies.attention import additive, block_causal, positions
+from worldlab.policies.action_expert import ActionExpert, Conditioning, Context
 from worldlab.policies.backbone import Backbone, Prefix
-from worldlab.policies.vla import Facts, Head, VLAConfig
+from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
+from worldlab.policies.vla import VLAConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlowConfig(VLAConfig):
+class FlowSettings:
+    """Of the action expert and its noise."""
+
+    width: int = 64
+    """Width of the action expert; its depth and heads are the language model's."""
+    mlp: int | None = None
+    """Width of its MLPs; None is 8/3 of its own (pi0 has 4 times its own)."""
+    conditioning: Conditioning = "token"
+    """How the expert learns of time and state: "token" is pi0's, "adarms" is pi0.5's."""
+    euler_steps: int = 10
+    """Integration steps from noise to a chunk."""
+    draws: int = 6
+    """Noise draws for each observation of a training batch; they share one prefix."""
+    max_delay: int = 0
+    """Training-time real-time chunking (Black et al. 2025, arXiv:2512.05964): up to so many first actions of a chunk
+    are given without noise, as they are while the arm executes them. Longer commitments are kept by inpainting."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowConfig(FlowSettings, VLAConfig):
     """A flow-matching action expert."""
 
     kind: Literal["flow"] = "flow"
     """Tells the heads apart in a run."""
-    width: int = 64
-    """Width of the action expert; its depth and heads are the language model's."""
-    euler_steps: int = 10
-    """Integration steps from noise to a chunk."""
-    direct: bool = True
-    """Whether every action token is told the facts at its entrance too. pi0 leaves it to attention, which takes a small
-    expert longer to learn."""
-    draws: int = 6
-    """Noise draws for each observation of a training batch; they share one prefix."""
-
-
-def time_embedding(t: Float[Tensor, "*b"], width: int) -> Float[Tensor, "*b d"]:
-    """Sines and cosines of periods from 0.004 to 4 (openpi's `posemb_sincos`)."""
-    fraction = torch.linspace(0, 1, width // 2, device=t.device)
-    angle = t[..., None] * (2 * math.pi / (4e-3 * (4.0 / 4e-3) ** fraction))
-    return torch.cat([angle.sin(), angle.cos()], -1)
-
-
-def expert_config(language: LlamaConfig, width: int) -> LlamaConfig:
-    """A narrower model whose keys and values have the trunk's shape, layer by layer."""
-    small = LlamaConfig.from_dict(language.to_dict())
-    small.hidden_size, small.intermediate_size, small.vocab_size = width, 8 * width // 3, 1
-    small.pad_token_id = small.bos_token_id = small.eos_token_id = None
-    small.initializer_range = width**-0.5
-    return small
 
 
 class FlowHead(Head):
-    """The action expert: [prefix, bidirectional][facts][actions, bidirectional], each block blind to the later ones."""
+    """Integrates the expert's velocity from noise to a chunk."""
 
-    def __init__(self, config: FlowConfig, backbone: Backbone, facts: Sequence[int], actions: int) -> None:
-        """`facts` are the sizes of the facts, `actions` is the width of an action."""
+    def __init__(self, config: FlowSettings, backbone: Backbone, interface: Interface) -> None:
+        """Set up the expert beside the trunk."""
         super().__init__()
-        width = config.width
-        self.config = config
-        self.facts = Facts(facts, width)
-        self.action_in = nn.Linear(actions, width)
-        self.time_in, self.time_out = nn.Linear(2 * width, width), nn.Linear(width, width)
-        self.expert = LlamaModel(expert_config(backbone.language.config, width))
-        self.expert.set_attn_implementation(backbone.attention)
-        del self.expert.embed_tokens
-        self.action_out = nn.Linear(width, actions)
-
-    def velocity(
-        self,
-        prefix: Prefix,
-        facts: Sequence[Float[Tensor, "b _"]],
-        x: Float[Tensor, "b n k a"],
-        t: Float[Tensor, "b n"],
-    ) -> Float[Tensor, "b n k a"]:
-        """The predicted noise - action of n draws per row, which share the prefix and do not see each other."""
-        n, k = x.shape[1:3]
-        time = time_embedding(t, self.config.width)[:, :, None].expand(-1, -1, k, -1)
-        known = self.facts(facts)
-        if self.config.direct:
-            time = time + known.sum(1)[:, None, None]
-        noisy = self.time_out(silu(self.time_in(torch.cat([self.action_in(x), time], -1))))
-        tokens = torch.cat([known, noisy.flatten(1, 2)], 1)
-        context = known.shape[1]
-        mask, place = self._mask(prefix.valid, context, n, k)
-        hidden = prefix.extend(self.expert, tokens, mask, place)
-        prefix.cache.crop(-tokens.shape[1])
-        return self.action_out(hidden[:, context:]).unflatten(1, (n, k))
-
-    def _mask(self, valid: Bool[Tensor, "b p"], context: int, n: int, k: int) -> tuple[Tensor, Tensor]:
-        """Additive mask of (facts, n draws of k actions) over (prefix, facts, draws), and the tokens' positions."""
-        b, length = valid.shape
-        draw = torch.cat([torch.zeros(context), 1 + torch.arange(n).repeat_interleave(k)]).to(valid.device)
-        block = 1 + (draw > 0).long()
-        everyone = torch.cat([valid, valid.new_ones(b, context + n * k)], 1)
-        sees = block_causal(block, torch.cat([block.new_zeros(length), block]), everyone)
-        drawn = torch.cat([draw.new_zeros(length), draw])
-        sees = sees & ((drawn == 0) | (drawn == draw[:, None]))
-        step = torch.cat([torch.arange(context), context + torch.arange(k).repeat(n)]).to(valid.device)
-        return additive(sees), positions(valid)[:, -1:] + 1 + step
+        self.config, self.chunk = config, (interface.steps, interface.actions)
+        self.expert = ActionExpert(backbone.language.config, config.width, interface, config.conditioning, config.mlp)
 
     def loss(
         self,
         backbone: Backbone,
         prefix: Prefix,
-        facts: Sequence[Float[Tensor, "b _"]],
+        facts: Facts,
         action: Float[Tensor, "b k a"],
         real: Bool[Tensor, "b k"],
     ) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Squared error of the velocity over real steps, t drawn from Beta(1.5, 1) on (0.001, 1]."""
-        b, n = len(action), self.config.draws
-        t = 0.001 + 0.999 * torch.rand(b, n, device=action.device) ** (1 / 1.5)
+        b, n, k = len(action), self.config.draws, action.shape[1]
         noise = torch.randn(b, n, *action.shape[1:], device=action.device)
-        clean = action[:, None]
-        x = t[..., None, None] * noise + (1 - t[..., None, None]) * clean
-        error = (self.velocity(prefix, facts, x, t).float() - (noise - clean)).square().mean((1, 3))
-        loss = (error * real).sum() / real.sum().clamp(min=1)
+        t = 0.001 + 0.999 * torch.rand(b, n, 1, device=action.device) ** (1 / 1.5)
+        t, given = t.expand(-1, -1, k), torch.zeros(b, n, k, dtype=torch.bool, device=action.device)
+        if self.config.max_delay > 0:
+            delay = torch.randint(self.config.max_delay + 1, (b, n, 1), device=action.device)
+            given = torch.arange(k, device=action.device) < delay
+            t = torch.where(given, 0.0, t)
+        loss = self.error(self.expert.read(prefix, facts, k), action, noise, t, real[:, None] & ~given)
         return loss, {"flow": loss}
 
-    def sample(
+    def error(
         self,
-        backbone: Backbone,
-        prefix: Prefix,
-        facts: Sequence[Float[Tensor, "b _"]],
-        seeds: Sequence[int],
-        step: int,
-        committed: Float[Tensor, "b c a"],
+        context: Context,
+        action: Float[Tensor, "b k a"],
+        noise: Float[Tensor, "b n k a"],
+        t: Float[Tensor, "b n k"],
+        counted: Bool[Tensor, "b n k"],
+    ) -> Float[Tensor, ""]:
+        """The loss for given noise and times."""
+        x = t[..., None] * noise + (1 - t[..., None]) * action[:, None]
+        wrong = self.expert(context, x, t).float() - (noise - action[:, None])
+        return masked_mean(wrong.square().mean(-1), counted)
+
+    def sample(
+        self, backbone: Backbone, prefix: Prefix, facts: Facts, noise: Noise, committed: Float[Tensor, "b c a"]
     ) -> Float[Tensor, "b k a"]:
-        """Euler steps from noise at t = 1 to a chunk at t = 0; what is committed is on its straight line at every t."""
-        shape = (self.config.chunk, self.action_in.in_features)
-        noise = seeding.normal(seeds, step, shape).to(facts[0])
-        x, c = noise, committed.shape[1]
-        for i in range(self.config.euler_steps):
-            t = 1 - i / self.config.euler_steps
-            x = torch.cat([t * noise[:, :c] + (1 - t) * committed, x[:, c:]], 1)[:, None]
-            x = (x - self.velocity(prefix, facts, x, torch.full_like(x[..., 0, 0], t)) / self.config.euler_steps)[:, 0]
+        """Euler steps from noise at t = 1 to a chunk at t = 0.
+
+        What is committed is clean at every step if training did the same (`max_delay`), and else on its own straight
+        line between noise and action (inpainting).
+        """
+        context = self.expert.read(prefix, facts, self.chunk[0])
+        return self.integrate(context, noise.normal(*self.chunk).to(facts[0]), committed)
+
+    def integrate(
+        self, context: Context, noise: Float[Tensor, "b k a"], committed: Float[Tensor, "b c a"]
+    ) -> Float[Tensor, "b k a"]:
+        """The chunk that a given noise becomes."""
+        c, steps = committed.shape[1], self.config.euler_steps
+        clean = c <= self.config.max_delay
+        x = noise
+        time = torch.ones(x.shape[:2], device=x.device)
+        for i in range(steps):
+            t = 1 - i / steps
+            start = committed if clean else t * noise[:, :c] + (1 - t) * committed
+            x = torch.cat([start, x[:, c:]], 1)
+            level = torch.cat([time[:, :c] * (0.0 if clean else t), time[:, c:] * t], 1)
+            x = x - self.expert(context, x[:, None], level[:, None])[:, 0] / steps
         return torch.cat([committed, x[:, c:]], 1)

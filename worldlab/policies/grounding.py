@@ -84,39 +84,45 @@ class Grounding(nn.Module):
     """Points at what the instruction names."""
 
     centres: Tensor
+    cells: Tensor
 
-    def __init__(self, width: int, patches: int) -> None:
-        """`width` of the trunk, and `patches` of the camera, a square number."""
+    def __init__(self, words: int, features: int, centres: Float[Tensor, "m 2"]) -> None:
+        """`words` and `features` are the widths of `Prefix.words` and `Prefix.map`.
+
+        `centres` are the places (u, v) of the features, a whole grid in any order.
+        """
         super().__init__()
-        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
-        self.side = round(patches**0.5)
-        centre = (torch.arange(self.side) + 0.5) / self.side
-        v, u = torch.meshgrid(centre, centre, indexing="ij")
-        self.register_buffer("centres", torch.stack([u, v], -1).flatten(0, 1), persistent=False)
+        self.query, self.key = nn.Linear(words, words), nn.Linear(features, words)
+        cells = torch.tensor([len(centres[:, axis].unique()) for axis in (0, 1)])
+        if cells.prod() != len(centres):
+            raise ValueError(f"{len(centres)} centres are no grid of {' x '.join(map(str, cells.tolist()))}")
+        self.register_buffer("centres", centres, persistent=False)
+        self.register_buffer("cells", cells, persistent=False)
 
     def forward(
-        self, text: Float[Tensor, "b l d"], valid: Bool[Tensor, "b l"], patches: Float[Tensor, "b n d"]
-    ) -> Float[Tensor, "b n"]:
+        self, words: Float[Tensor, "b l d"], spoken: Bool[Tensor, "b l"], features: Float[Tensor, "b m e"]
+    ) -> Float[Tensor, "b m"]:
         """Log-probability of each patch."""
-        words = valid[..., None].to(text.dtype)
-        query = self.query((text * words).sum(1) / words.sum(1).clamp(min=1))
-        scores = (self.key(patches) * query[:, None]).sum(-1) / query.shape[-1] ** 0.5
+        weight = spoken[..., None].to(words.dtype)
+        query = self.query((words * weight).sum(1) / weight.sum(1).clamp(min=1))
+        scores = (self.key(features) * query[:, None]).sum(-1) / query.shape[-1] ** 0.5
         return scores.float().log_softmax(-1)
 
-    def point(self, logp: Float[Tensor, "b n"]) -> Float[Tensor, "b 2"]:
+    def point(self, logp: Float[Tensor, "b m"]) -> Float[Tensor, "b 2"]:
         """The expected (u, v)."""
         return logp.exp() @ self.centres
 
-    def share(self, point: Float[Tensor, "b 2"]) -> Float[Tensor, "b n"]:
+    def share(self, point: Float[Tensor, "b 2"]) -> Float[Tensor, "b m"]:
         """The bilinear weights of a point among the patch centres: the distribution whose mean is the point."""
-        near = (1 - (point[:, None] - self.centres).abs() * self.side).clamp(min=0).prod(-1)
+        near = (1 - (point[:, None] - self.centres).abs() * self.cells).clamp(min=0).prod(-1)
         return near / near.sum(-1, keepdim=True).clamp(min=1e-6)
 
-    def loss(self, logp: Float[Tensor, "b n"], labels: Pointing) -> tuple[Tensor, Tensor]:
+    def loss(self, logp: Float[Tensor, "b m"], labels: Pointing) -> tuple[Tensor, Tensor]:
         """Cross entropy plus L1 in patches, and the L1 error in image widths, over the rows with a label."""
         rows = labels.known.to(logp.dtype)
-        point = labels.point.clamp(0.5 / self.side, 1 - 0.5 / self.side)
+        point = torch.minimum(torch.maximum(labels.point, 0.5 / self.cells), 1 - 0.5 / self.cells)
         entropy = -(self.share(point) * logp).sum(-1)
-        error = (self.point(logp) - point).abs().mean(-1)
+        error = (self.point(logp) - point).abs()
         n = rows.sum().clamp(min=1)
-        return (rows * (entropy + self.side * error)).sum() / n, (rows * error).sum() / n
+        total = entropy + (self.cells * error).mean(-1)
+        return (rows * total).sum() / n, (rows * error.mean(-1)).sum() / n

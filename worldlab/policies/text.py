@@ -1,6 +1,6 @@
 """Instructions as token ids: a word-level tokenizer made from the data, or the one of a pretrained language model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -8,23 +8,27 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from torch import Tensor
 
 from worldlab.errors import UsageError
+from worldlab.runs import Json
 
 _PAD, _UNKNOWN = "[PAD]", "[UNK]"
 
 
 class TextTokenizer:
-    """Turns instructions into ids of one fixed width, so that no row's numbers depend on its neighbour's length."""
+    """Turns texts into ids of fixed widths, so that no row's numbers depend on its neighbour's length.
 
-    def __init__(self, tokenizer: Tokenizer, width: int) -> None:
-        """`width` is the number of tokens of every instruction; shorter ones are padded, longer ones are cut."""
-        self.width = width
+    There are two texts: the instruction, and notes that may follow it. Shorter ones are padded, longer ones are cut.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, width: int, notes_width: int = 0) -> None:
+        """`width` is the number of tokens of every instruction, `notes_width` that of every note."""
+        self.width, self.notes_width = width, notes_width
         self._tokenizer = tokenizer
-        tokenizer.enable_truncation(width)
+        tokenizer.no_truncation()
         tokenizer.no_padding()
 
     @classmethod
-    def of_words(cls, tasks: Sequence[str]) -> "TextTokenizer":
-        """One token for each word and mark of the given instructions, and one for every word that is not among them.
+    def of_words(cls, tasks: Sequence[str], notes: Sequence[str] = ()) -> "TextTokenizer":
+        """One token for each word and mark of the given texts, and one for every word that is not among them.
 
         Raises:
             UsageError: there is no instruction to learn the words from.
@@ -34,23 +38,30 @@ class TextTokenizer:
         tokenizer = Tokenizer(models.WordLevel(unk_token=_UNKNOWN))
         tokenizer.normalizer = normalizers.Lowercase()  # pyright: ignore[reportAttributeAccessIssue]
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # pyright: ignore[reportAttributeAccessIssue]
-        tokenizer.train_from_iterator(sorted(set(tasks)), trainers.WordLevelTrainer(special_tokens=[_PAD, _UNKNOWN]))
-        return cls.fitting(tokenizer, tasks)
+        trainer = trainers.WordLevelTrainer(special_tokens=[_PAD, _UNKNOWN])
+        tokenizer.train_from_iterator(sorted({*tasks, *notes}), trainer)
+        return cls.fitting(tokenizer, tasks, notes)
 
     @classmethod
-    def fitting(cls, tokenizer: Tokenizer, tasks: Sequence[str]) -> "TextTokenizer":
-        """As wide as the longest of the given instructions."""
+    def fitting(cls, tokenizer: Tokenizer, tasks: Sequence[str], notes: Sequence[str] = ()) -> "TextTokenizer":
+        """As wide as the longest of the given instructions, and of the given notes."""
         tokenizer.no_truncation()
-        return cls(tokenizer, max((len(e.ids) for e in tokenizer.encode_batch(list(tasks))), default=1))
+        width = max((len(e.ids) for e in tokenizer.encode_batch(list(tasks))), default=1)
+        follow = tokenizer.encode_batch(list(notes), add_special_tokens=False)
+        return cls(tokenizer, width, max((len(e.ids) for e in follow), default=0))
 
     @classmethod
-    def of_description(cls, description: str, width: int) -> "TextTokenizer":
+    def of_description(cls, description: Mapping[str, Json]) -> "TextTokenizer":
         """The inverse of `describe`."""
-        return cls(Tokenizer.from_str(description), width)
+        tokenizer, width, notes_width = (description[name] for name in ("json", "width", "notes_width"))
+        assert isinstance(tokenizer, str)
+        assert isinstance(width, int)
+        assert isinstance(notes_width, int)
+        return cls(Tokenizer.from_str(tokenizer), width, notes_width)
 
-    def describe(self) -> str:
-        """The whole tokenizer as JSON."""
-        return self._tokenizer.to_str()
+    def describe(self) -> dict[str, Json]:
+        """The whole tokenizer, and the widths."""
+        return {"json": self._tokenizer.to_str(), "width": self.width, "notes_width": self.notes_width}
 
     @property
     def size(self) -> int:
@@ -58,10 +69,21 @@ class TextTokenizer:
         return self._tokenizer.get_vocab_size()
 
     def __call__(self, tasks: Sequence[str]) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
-        """Ids and which of them are not padding."""
-        ids = torch.zeros(len(tasks), self.width, dtype=torch.long)
-        valid = torch.zeros(len(tasks), self.width, dtype=torch.bool)
-        for row, encoding in enumerate(self._tokenizer.encode_batch(list(tasks))):
-            ids[row, : len(encoding.ids)] = torch.tensor(encoding.ids, dtype=torch.long)
-            valid[row, : len(encoding.ids)] = True
-        return ids, valid
+        """Ids of the instructions and which of them are not padding."""
+        return _padded([e.ids for e in self._tokenizer.encode_batch(list(tasks))], self.width)
+
+    def notes(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+        """Ids of the notes and which of them are not padding."""
+        return _padded(
+            [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)], self.notes_width
+        )
+
+
+def _padded(rows: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    valid = torch.zeros(len(rows), width, dtype=torch.bool)
+    for i, row in enumerate(rows):
+        kept = row[:width]
+        ids[i, : len(kept)] = torch.tensor(kept, dtype=torch.long)
+        valid[i, : len(kept)] = True
+    return ids, valid

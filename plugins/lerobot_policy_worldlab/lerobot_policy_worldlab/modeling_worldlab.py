@@ -41,8 +41,8 @@ class WorldlabPolicy(PreTrainedPolicy):
         return loss, {name: value.item() for name, value in metrics.items()}
 
     def supports_rtc(self) -> bool:
-        """Both heads go on from actions that are already decided."""
-        return True
+        """Whether the head goes on from actions that are already decided."""
+        return self.model.head.continues
 
     @torch.no_grad()
     def predict_action_chunk(

@@ -1,0 +1,100 @@
+"""A contest is fair, can be interrupted, and its table says what was measured."""
+
+import json
+
+import pytest
+
+from worldlab import bakeoff
+from worldlab.bakeoff import Contest, Entry, table
+from worldlab.cli import main
+from worldlab.errors import UsageError
+from worldlab.presets import HEADS
+
+CONTEST = Contest(
+    task="reach",
+    data="",
+    heads=tuple(HEADS),
+    fusions=bakeoff.FUSIONS,
+    seeds=3,
+    steps=1,
+    minutes=None,
+    chunk=8,
+    episodes=2,
+)
+
+
+def test_only_the_head_or_the_fusion_differs():
+    recipes = dict(CONTEST.recipes())
+    assert set(recipes) == {*HEADS, *(f"flow@{fusion}" for fusion in bakeoff.FUSIONS[1:])}
+    flow = recipes["flow"]
+    for name, recipe in recipes.items():
+        assert (recipe.windows, recipe.fit, recipe.hold_out) == (flow.windows, flow.fit, flow.hold_out)
+        assert (recipe.model.chunk, recipe.model.execute) == (8, 4)
+        if name not in ("state-only", "act", "diffusion-policy"):
+            assert (recipe.model.cameras, recipe.model.grounding) == (flow.model.cameras, flow.model.grounding)
+            assert (recipe.model.backbone == flow.model.backbone) == ("@" not in name)
+            assert recipe.model.direct
+        if "@" in name:
+            assert recipe.model.kind == "flow"
+            assert recipe.model.backbone.fusion == name.removeprefix("flow@")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"heads": ("flwo",)}, "unknown head 'flwo'. Did you mean 'flow'"),
+        ({"fusions": ("lava",)}, "unknown fusion 'lava'. Did you mean 'llava'"),
+        ({"task": "pull"}, "unknown task 'pull'"),
+    ],
+)
+def test_what_is_unknown_is_named(change, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        dict(Contest(**{**vars(CONTEST), **change}).recipes())
+
+
+def entry(name, seed, successes):
+    return Entry(name, seed, 640, 1.0, 1000, 0.01 * (seed + 1), 0.001, 512, successes, 100, 0.002, 9.5, None, None)
+
+
+RATES = {"steady": (50, 50, 50), "moody": (0, 50, 100)}
+
+
+def test_the_table_has_the_spread_over_training_seeds():
+    """A recipe whose seeds disagree has a wider interval than one whose seeds agree at the same mean."""
+    text = table(
+        [entry("steady", s, 50) for s in range(3)] + [entry("moody", s, k) for s, k in enumerate((0, 50, 100))]
+    )
+    rows = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()[2:]}
+    assert "| 50% [" in rows["steady"]
+    assert "0 50 100 of 100" in rows["moody"]
+    assert "20.0 [10.0, 30.0]" in rows["moody"]
+
+    def width(row):
+        low, high = row.split("[")[1].split("]")[0].replace("%", "").split(", ")
+        return int(high) - int(low)
+
+    assert width(rows["moody"]) > 2 * width(rows["steady"])
+
+
+@pytest.mark.slow
+def test_a_contest_is_held_and_goes_on(tmp_path, capsys):
+    out, data = tmp_path / "contest", str(tmp_path / "reach.zarr")
+    main(["collect", "worldlab/Reach-v0", "--episodes", "8", "--out", data, "--workers", "1"])
+    command = ["bakeoff", "--data", data, "--out", str(out), "--task", "reach", "--steps", "1", "--episodes", "2"]
+    command += ["--seeds", "1", "--workers", "1", "--fusions", "--json"]
+    main([*command, "--heads", "fast", "state-only"])
+    first = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [e["name"] for e in first["entries"]] == ["fast", "state-only"]
+    fast, blind = first["entries"]
+    assert fast["samples"] == blind["samples"] == 32
+    assert fast["windows"] == blind["windows"] > 0
+    assert fast["tokens"] >= 1
+    assert blind["tokens"] is None
+    written = (out / "fast-0" / "entry.json").stat().st_mtime_ns
+    main([*command, "--heads", "fast", "state-only"])
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert again["entries"] == first["entries"]
+    assert (out / "fast-0" / "entry.json").stat().st_mtime_ns == written
+    with pytest.raises(SystemExit):
+        main([*command, "--heads", "fast", "--chunk", "4"])
+    assert "holds a contest with chunk 8, not 4" in capsys.readouterr().err

@@ -1,0 +1,270 @@
+"""`worldlab bakeoff`: every head on one trunk and every fusion under one head, on one data set with one budget.
+
+Published comparisons of action heads confound the head with chunking, proprioception, cameras and backbone. Here chunk,
+steps executed, cameras, scaling, grounding, data, batch order and budget are the same for all, so that what differs is
+the head, or the fusion. Three training seeds or more: a difference within their spread is none.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+
+import torch
+
+from worldlab import datasets, envs, policies, workbench
+from worldlab.errors import UsageError, unknown
+from worldlab.eval.open_loop import action_error, median_latency_ms
+from worldlab.eval.rates import over_training_seeds
+from worldlab.policies.chunks import expert_columns, labels
+from worldlab.presets import HEADS, LOOKS, Look, TrainConfig, policy_recipe
+from worldlab.runs import Json, Run, provenance, write_atomically
+from worldlab.training import Device
+from worldlab.trunk import Trunk
+from worldlab.workbench import Outcome
+
+FUSIONS = ("llava", "anyres", "qformer", "flamingo", "native")
+_HELD_OUT = 20
+_WINDOWS = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What is held against what, and how."""
+
+    task: str
+    """reach, push, lift or stack."""
+    data: str
+    """The store that all are trained on; one episode in 20 is kept for the open-loop error."""
+    heads: tuple[str, ...]
+    """Heads on the first fusion."""
+    fusions: tuple[str, ...]
+    """Fusions under the flow head."""
+    seeds: int
+    """Training seeds 0, 1, …"""
+    steps: int | None
+    """Budget in optimizer steps, so equal samples."""
+    minutes: float | None
+    """Budget in minutes of one thread, so equal time."""
+    chunk: int
+    """Actions predicted at once, by all."""
+    episodes: int
+    """Closed-loop episodes of each trained policy."""
+
+    def recipes(self) -> Iterator[tuple[str, TrainConfig]]:
+        """Every contender by its name, HEAD or flow@FUSION."""
+        look = self.look
+        for head in self.heads:
+            if head not in HEADS:
+                raise unknown("head", head, HEADS)
+            yield head, self._recipe(head, look, "llava")
+        for fusion in self.fusions:
+            if fusion not in FUSIONS:
+                raise unknown("fusion", fusion, FUSIONS)
+            if fusion != "llava" or "flow" not in self.heads:
+                yield f"flow@{fusion}", self._recipe("flow", look, fusion)
+
+    @property
+    def look(self) -> Look:
+        """How the task is looked at.
+
+        Raises:
+            UsageError: there is no such task.
+        """
+        if self.task not in LOOKS:
+            raise unknown("task", self.task, LOOKS)
+        return LOOKS[self.task]
+
+    def _recipe(self, head: str, look: Look, fusion: str) -> TrainConfig:
+        config = policy_recipe(replace(look.on(HEADS[head]), chunk=self.chunk), 1.0)
+        if fusion != "llava":
+            config = Trunk(fusion=fusion).under(config)
+        return replace(config, hold_out=_HELD_OUT, fit=replace(config.fit, steps=self.steps, minutes=self.minutes))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One trained policy."""
+
+    name: str
+    seed: int
+    samples: int
+    """Windows it was trained on."""
+    minutes: float
+    """Of training."""
+    parameters: int
+    action_error: float
+    """Open loop, free running: mean absolute error of what would be executed, radians."""
+    action_error_half_width: float
+    """Of its 95 % interval over windows."""
+    windows: int
+    """Held-out windows of the two."""
+    successes: int
+    n: int
+    smoothness: float | None
+    """See `worldlab.eval.Episode`."""
+    latency_ms: float
+    """Wall time of one plan for one observation, median."""
+    tokens: float | None
+    """Tokens a chunk; None where none are written."""
+    invalid: float | None
+    """Share of chunks in which a token had to be refused."""
+
+
+def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "auto") -> Outcome:
+    """Train and judge every contender; what is already in `out` is kept, so that an interrupted contest goes on.
+
+    Args:
+        contest: what is held against what.
+        out: a folder for the runs, results.json and table.md.
+        workers: processes of one thread each; the results do not depend on it where the budget is in steps.
+        device: where networks run.
+
+    Raises:
+        UsageError: there is no such head, fusion or task, no budget, or `out` holds another contest.
+    """
+    if (contest.steps is None) == (contest.minutes is None):
+        raise UsageError("a contest needs one budget: --steps for equal samples, or --minutes for equal time.")
+    recipes = dict(contest.recipes())
+    _open(contest, out)
+    jobs = [(name, seed) for seed in range(contest.seeds) for name in recipes]
+    entries: list[Entry] = []
+    context = get_context("spawn")
+    with (
+        workbench.progress_bar("bake-off", len(jobs)) as bar,
+        ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
+        running = [pool.submit(_enter, contest, recipes[name], name, seed, out, device) for name, seed in jobs]
+        for done, (job, (name, seed)) in enumerate(zip(running, jobs, strict=True), 1):
+            entries.append(job.result())
+            bar.at(done, f"{name}, seed {seed}: {entries[-1].successes}/{entries[-1].n}")
+    text = table(entries)
+    write_atomically(out / "table.md", text)
+    values: dict[str, Json] = {"out": str(out), "contest": asdict(contest), "entries": [asdict(e) for e in entries]}
+    write_atomically(out / "results.json", json.dumps(values, indent=1))
+    return Outcome(f"{text}\n{len(entries)} policies: {out / 'table.md'}", values)
+
+
+def _open(contest: Contest, out: Path) -> None:
+    """Begin a contest, or go on with the same one (with more seeds, heads or fusions)."""
+    if not out.exists():
+        Run.create(out, {"kind": "bakeoff", **asdict(contest), "provenance": provenance(0)})
+        return
+    before = Run.open(out).config
+    fixed = {name: before.get(name) for name in ("task", "data", "steps", "minutes", "chunk", "episodes")}
+    now = {name: value for name, value in asdict(contest).items() if name in fixed}
+    if fixed != now:
+        differs = next(name for name in fixed if fixed[name] != now[name])
+        raise UsageError(
+            f"'{out}' holds a contest with {differs} {fixed[differs]}, not {now[differs]}; use another --out."
+        )
+
+
+def _enter(contest: Contest, config: TrainConfig, name: str, seed: int, out: Path, device: Device) -> Entry:
+    """Train and judge one contender, unless that has been done."""
+    path = out / f"{name.replace('@', '-')}-{seed}"
+    result = path / "entry.json"
+    if result.is_file():
+        return Entry(**json.loads(result.read_text(encoding="utf-8")))
+    with (out / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
+        config = replace(config, fit=replace(config.fit, seed=seed))
+        workbench.train_recipe(
+            config, name, contest.data, path, resume=(path / "config.json").is_file(), device=device, show=False
+        )
+        entry = _judge(contest, config, name, seed, path, device)
+    write_atomically(result, json.dumps(asdict(entry)))
+    return entry
+
+
+def _judge(contest: Contest, config: TrainConfig, name: str, seed: int, path: Path, device: Device) -> Entry:
+    """What a trained policy does, open and closed loop."""
+    store = datasets.EpisodeStore(contest.data)
+    world = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes))
+    policy = workbench.meet(str(path), world, device)
+    assert isinstance(policy, policies.VLA | policies.StateOnlyPolicy | policies.LeRobotBaseline)
+    held = config.split(len(store))[1]
+    windows = datasets.Windows(store, length=contest.chunk, batch=_WINDOWS, observed=1, episodes=held)[0]
+    error = action_error(policy, windows, *labels(windows, contest.chunk, expert_columns(store.spec)))
+    latency = median_latency_ms(policy, windows)
+    before = _counts(policy)
+    result = workbench.judge(policy, world, contest.episodes, 0, f"{name}, seed {seed}")
+    written = {key: value - before[key] for key, value in _counts(policy).items()}
+    last = Run.open(path).read_log()[-1]
+    steps, seconds = int(str(last["step"])), float(str(last["seconds"]))
+    chunks = written.get("chunks", 0)
+    return Entry(
+        name=name,
+        seed=seed,
+        samples=steps * config.windows.batch,
+        minutes=seconds / 60,
+        parameters=sum(p.numel() for p in policy.parameters()),
+        action_error=error.mean,
+        action_error_half_width=error.half_width,
+        windows=error.n,
+        successes=result.successes,
+        n=result.n,
+        smoothness=result.smoothness,
+        latency_ms=latency,
+        tokens=written["tokens"] / chunks if chunks else None,
+        invalid=written["invalid"] / chunks if chunks else None,
+    )
+
+
+def _counts(policy: "policies.Trained") -> Mapping[str, int]:
+    return policy.head.counts if isinstance(policy, policies.VLA) else {}
+
+
+def table(entries: Sequence[Entry]) -> str:
+    """The contenders in Markdown, the most successful first: means over training seeds, and their range in brackets."""
+    names = sorted({e.name for e in entries}, key=lambda name: -mean(e.successes / e.n for e in _of(entries, name)))
+    lines = [f"| {' | '.join(_COLUMNS)} |", "|---" * len(_COLUMNS) + "|"]
+    lines += [_row(name, _of(entries, name)) for name in names]
+    return "\n".join(lines) + "\n"
+
+
+_COLUMNS = (
+    "",
+    "success",
+    "by seed",
+    "action error, mrad",
+    "ms a chunk",
+    "tokens a chunk",
+    "invalid",
+    "smoothness, mrad",
+    "parameters",
+    "samples",
+    "minutes",
+)
+
+
+def _of(entries: Sequence[Entry], name: str) -> list[Entry]:
+    return [e for e in entries if e.name == name]
+
+
+def _row(name: str, entries: Sequence[Entry]) -> str:
+    successes, n = [e.successes for e in entries], [e.n for e in entries]
+    low, high = over_training_seeds(successes, n)
+
+    def over_seeds(values: Sequence[float | None], form: str) -> str:
+        known = [v for v in values if v is not None]
+        return form.format(mean(known)) if known else "–"
+
+    errors = [1000 * e.action_error for e in entries]
+    cells = [
+        name,
+        f"{sum(successes) / sum(n):.0%} [{low:.0%}, {high:.0%}]",
+        " ".join(map(str, successes)) + f" of {n[0]}",
+        f"{mean(errors):.1f} [{min(errors):.1f}, {max(errors):.1f}]",
+        over_seeds([e.latency_ms for e in entries], "{:.1f}"),
+        over_seeds([e.tokens for e in entries], "{:.1f}"),
+        over_seeds([e.invalid for e in entries], "{:.1%}"),
+        over_seeds([None if e.smoothness is None else 1000 * e.smoothness for e in entries], "{:.1f}"),
+        f"{entries[0].parameters:,}",
+        over_seeds([float(e.samples) for e in entries], "{:,.0f}"),
+        over_seeds([e.minutes for e in entries], "{:.1f}"),
+    ]
+    return "| " + " | ".join(cells) + " |"

@@ -1,0 +1,87 @@
+"""Another trunk under a preset's head: what `worldlab train --fusion … --backbone …` asks for."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from worldlab.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from worldlab.policies.backbone_config import BackboneConfig, Part
+    from worldlab.presets import TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trunk:
+    """What differs from the preset's trunk; None leaves it."""
+
+    fusion: str | None = None
+    """How images get into the language model. `worldlab list backbones` shows the ways."""
+    backbone: str | None = None
+    """Hub name or directory of a checkpoint: a vision-language model, a vision tower or a language model."""
+    vision: str | None = None
+    """The same for the tower alone, or the family of a small one from scratch."""
+    language: str | None = None
+    """The same for the language model alone, or the family of a small one from scratch."""
+    frozen: tuple[str, ...] | None = None
+    """Parts that do not learn: vision, language, embeddings, fusion."""
+    lora: int | None = None
+    """Rank of low-rank adapters in the language model; its own weights are then frozen."""
+
+    def under(self, config: "TrainConfig") -> "TrainConfig":
+        """The recipe with this trunk.
+
+        Raises:
+            UsageError: there is no such fusion or part, the checkpoint cannot be read, or the model has no trunk.
+        """
+        if self == Trunk():
+            return config
+        from worldlab.policies.vla import VLAConfig
+
+        if not isinstance(config.model, VLAConfig):
+            raise UsageError("this preset's model has no vision-language trunk, so it cannot have another one.")
+        return replace(config, model=replace(config.model, backbone=self.instead_of(config.model.backbone)))
+
+    def instead_of(self, trunk: "BackboneConfig") -> "BackboneConfig":
+        """That trunk with what differs."""
+        if self.fusion is not None:
+            trunk = _fused(trunk, self.fusion)
+        vision, language = self.vision, self.language
+        if self.backbone is not None:
+            from worldlab.policies.checkpoints import parts_of
+
+            found = parts_of(self.backbone)
+            vision, language = vision or found.get("vision"), language or found.get("language")
+        return replace(
+            trunk,
+            vision=trunk.vision if vision is None else vision,
+            language=trunk.language if language is None else language,
+            frozen=trunk.frozen if self.frozen is None else _parts(self.frozen),
+            lora=trunk.lora if self.lora is None else self.lora,
+        )
+
+
+def _fused(trunk: "BackboneConfig", name: str) -> "BackboneConfig":
+    from worldlab.policies.backbone_config import FUSIONS
+
+    for fusion in FUSIONS:
+        if fusion == name:
+            # The presets' towers are as large as their cameras' images, which then would have no tiles.
+            return replace(trunk, fusion=fusion, image=trunk.image // 2 if fusion == "anyres" else trunk.image)
+    raise unknown("fusion", name, FUSIONS)
+
+
+def _parts(names: Collection[str]) -> "tuple[Part, ...]":
+    from worldlab.policies.backbone_config import PARTS
+
+    for name in names:
+        if name not in PARTS:
+            raise unknown("part of the trunk", name, PARTS)
+    return tuple(part for part in PARTS if part in names)
+
+
+def families() -> dict[str, list[str]]:
+    """What a trunk can be made of."""
+    from worldlab.policies.backbone_config import FUSIONS, LANGUAGE_FAMILIES, VISION_FAMILIES
+
+    return {"fusion": list(FUSIONS), "vision": list(VISION_FAMILIES), "language": list(LANGUAGE_FAMILIES)}
