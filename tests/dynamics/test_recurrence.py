@@ -17,7 +17,8 @@ def recurrence() -> Recurrence:
 def test_a_block_layer_is_a_dense_layer_with_a_block_diagonal_matrix():
     layer = BlockLinear(24, 12, 4)
     x = torch.randn(3, 24)
-    dense = x @ torch.block_diag(*layer.weight)
+    torch.nn.init.normal_(layer.bias)
+    dense = x @ torch.block_diag(*layer.weight) + layer.bias.flatten()
     torch.testing.assert_close(layer(x).transpose(0, 1).flatten(1), dense)
 
 
@@ -27,7 +28,7 @@ def test_the_cell_is_a_gated_mean_of_the_old_state_and_a_bounded_candidate():
     new = core.advance(deter, stoch, core.push(torch.randn(6, 5)))
     assert (new.abs() < 1).all()
     with torch.no_grad():
-        core.bias[..., -SIZE.deter // SIZE.blocks :] = -60.0  # the update gate shut
+        core.gates.bias[..., -SIZE.deter // SIZE.blocks :] = -60.0  # the update gate shut
     old = torch.randn(6, SIZE.deter)
     torch.testing.assert_close(core.advance(old, stoch, core.push(torch.randn(6, 5))), old)
 

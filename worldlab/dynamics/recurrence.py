@@ -61,10 +61,11 @@ class BlockLinear(nn.Module):
         super().__init__()
         shape = (blocks, inputs // blocks, outputs // blocks)
         self.weight = nn.Parameter(torch.empty(shape).uniform_(-1, 1) * shape[1] ** -0.5)
+        self.bias = nn.Parameter(torch.zeros(blocks, 1, shape[2]))
 
     def forward(self, x: Float[Tensor, "b i"]) -> Float[Tensor, "g b o"]:
         """One row of the result per block."""
-        return x.unflatten(-1, (len(self.weight), -1)).transpose(0, 1) @ self.weight
+        return torch.baddbmm(self.bias, x.unflatten(-1, (len(self.weight), -1)).transpose(0, 1), self.weight)
 
 
 class Recurrence(nn.Module):
@@ -88,9 +89,9 @@ class Recurrence(nn.Module):
         self.within = BlockLinear(deter, deter, size.blocks)
         self.norm = nn.LayerNorm(deter)
         self.gates = BlockLinear(deter, 3 * deter, size.blocks)
-        # Per block reset, candidate and update; the last starts nearly shut, so that memory is kept.
-        start = torch.tensor([0.0, 0.0, -1.0]).repeat_interleave(deter // size.blocks)
-        self.bias = nn.Parameter(start.repeat(size.blocks, 1, 1))
+        with torch.no_grad():
+            # Per block reset, candidate and update; the last starts nearly shut, so that memory is kept.
+            self.gates.bias[..., -(deter // size.blocks) :] = -1.0
         self.prior_net = mlp(deter, hidden, 2, latent)
         self.see_deter = nn.Linear(deter, hidden, bias=False)
         self.see_look = nn.Linear(embedding, hidden, bias=False)
@@ -113,14 +114,15 @@ class Recurrence(nn.Module):
         self, deter: Float[Tensor, "b h"], stoch: Float[Tensor, "b z"], pushed: Float[Tensor, "b n"]
     ) -> Float[Tensor, "b h"]:
         """One step of the deterministic half: DreamerV3's block GRU."""
-        parts = torch.cat([self.from_deter(deter), self.from_stoch(stoch), pushed], -1)
-        within = self.within(deter).transpose(0, 1).flatten(1)
+        low = deter.to(pushed.dtype)  # under autocast: once, and not by each layer that reads it
+        parts = torch.cat([self.from_deter(low), self.from_stoch(stoch), pushed], -1)
+        within = self.within(low).transpose(0, 1).flatten(1)
         x = functional.silu(self.norm(self.mix(parts) + within))
         # Block by block (g, b, ·), as the block layer leaves them, and turned around once at the end.
-        reset, candidate, update = (self.gates(x) + self.bias).chunk(3, -1)
-        candidate = torch.tanh(reset.sigmoid() * candidate)
+        reset, candidate, update = self.gates(x).chunk(3, -1)
+        candidate = torch.tanh(reset.sigmoid() * candidate).to(deter.dtype)
         blocks = deter.unflatten(-1, (self.size.blocks, -1)).transpose(0, 1)
-        return torch.lerp(blocks, candidate, update.sigmoid()).transpose(0, 1).flatten(1)
+        return torch.lerp(blocks, candidate, update.sigmoid().to(deter.dtype)).transpose(0, 1).flatten(1)
 
     def prior(self, deter: Float[Tensor, "*b h"]) -> Float[Tensor, "*b z c"]:
         """Probabilities of z' before anything is seen."""
@@ -138,8 +140,9 @@ class Recurrence(nn.Module):
         return torch.lerp(deter, torch.tanh(candidate), update.sigmoid()), p
 
     def _mixed(self, flat: Float[Tensor, "*b n"]) -> Float[Tensor, "*b z c"]:
-        probabilities = flat.float().unflatten(-1, (self.size.stoch, self.size.classes)).softmax(-1)
-        return (1 - UNIMIX) * probabilities + UNIMIX / self.size.classes
+        # One pass for the mixture: both terms at once.
+        sharp = flat.float().unflatten(-1, (self.size.stoch, self.size.classes)).softmax(-1)
+        return torch.add(sharp.new_tensor(UNIMIX / self.size.classes), sharp, alpha=1 - UNIMIX)
 
 
 def sample(p: Float[Tensor, "*b z c"], noise: Float[Tensor, "*b z"] | None = None) -> Float[Tensor, "*b n"]:
@@ -152,7 +155,7 @@ def sample(p: Float[Tensor, "*b z c"], noise: Float[Tensor, "*b z"] | None = Non
         below = (known.cumsum(-1) < noise[..., None]).sum(-1, keepdim=True)
         best = below.clamp(max=p.shape[-1] - 1)
     hard = torch.zeros_like(known).scatter_(-1, best, 1.0)
-    return (hard + (p - known)).flatten(-2)
+    return (hard + (p - known) if p.requires_grad else hard).flatten(-2)
 
 
 def divergence(p: Float[Tensor, "*b z c"], q: Float[Tensor, "*b z c"]) -> Float[Tensor, "*b"]:
