@@ -7,6 +7,7 @@ from functools import partial
 from worldlab.dynamics import StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
+    BackboneConfig,
     Config,
     DiffusionConfig,
     FastConfig,
@@ -17,6 +18,9 @@ from worldlab.policies import (
     StateOnlyConfig,
     TokenConfig,
 )
+from worldlab.policies.captioning import CaptioningConfig
+from worldlab.policies.contrastive import ContrastiveConfig
+from worldlab.policies.stages import StageConfigs
 from worldlab.training import FitConfig
 
 
@@ -38,7 +42,7 @@ class WindowConfig:
 class TrainConfig:
     """A whole recipe."""
 
-    model: Config | StateModelConfig
+    model: Config | StageConfigs | StateModelConfig
     """What to train."""
     windows: WindowConfig
     """On what."""
@@ -113,10 +117,31 @@ LOOKS: dict[str, Look] = {
 """Task -> how it is looked at."""
 
 
+STAGES: dict[str, StageConfigs] = {
+    "contrastive": ContrastiveConfig(backbone=BackboneConfig(frozen=("language", "fusion"))),
+    "contrastive-clip": ContrastiveConfig(objective="softmax", backbone=BackboneConfig(frozen=("language", "fusion"))),
+    "align": CaptioningConfig(backbone=BackboneConfig(frozen=("vision", "language"))),
+    "instruct": CaptioningConfig(kind="instruct", backbone=BackboneConfig(frozen=("vision",))),
+}
+"""Name -> what comes before the actions, in the order of LLaVA; what each leaves as it is."""
+
+
+def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
+    """A stage on the frames of a task."""
+    return TrainConfig(
+        model=replace(model, cameras=look.cameras),
+        windows=WindowConfig(length=1, batch=64),
+        fit=FitConfig(minutes=2.0, learning_rate=2e-3, ema=0.99, precision="bf16"),
+        hold_out=10,
+    )
+
+
 def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
     for task, look in LOOKS.items():
         for name, head in HEADS.items():
             yield f"{name}-{task}", partial(policy_recipe, look.on(head), look.minutes)
+        for name, stage in STAGES.items():
+            yield f"{name}-{task}", partial(stage_recipe, stage, look)
         yield f"state-{task}", _state
 
 
