@@ -25,6 +25,7 @@ from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone
 from worldlab.policies.captions import caption
 from worldlab.policies.stage import Stage, StageConfig, equal
+from worldlab.policies.towers import Tower
 from worldlab.trajectory import Spec, Trajectory
 
 
@@ -52,8 +53,8 @@ class Contrastive(Stage):
         super().__init__(config, config.kind, spec, backbone)
         if backbone.tower is None:
             raise UsageError("native fusion has no vision tower to pretrain; begin with align, or use another fusion.")
-        self.config, self.tower = config, backbone.tower
-        sizes, tower = config.backbone, self.tower.width
+        self.config = config
+        sizes, tower = config.backbone, backbone.tower.width
         self.pool = SiglipMultiheadAttentionPoolingHead(
             SiglipVisionConfig(hidden_size=tower, intermediate_size=4 * tower, num_attention_heads=sizes.heads)
         )
@@ -72,6 +73,13 @@ class Contrastive(Stage):
         self.of_image, self.of_text = nn.Linear(tower, config.width), nn.Linear(sizes.width, config.width)
         self.scale = nn.Parameter(torch.tensor(10.0).log())  # both as SigLIP begins
         self.bias = nn.Parameter(torch.tensor(-10.0), requires_grad=config.objective == "sigmoid")
+
+    @property
+    def tower(self) -> Tower:
+        """The trunk's."""
+        tower = self.backbone.tower
+        assert tower is not None
+        return tower
 
     def images(self, batch: Trajectory) -> Float[Tensor, "b e"]:
         """Unit vectors of the images of the first rows."""
