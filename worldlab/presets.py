@@ -131,7 +131,7 @@ def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
     return TrainConfig(
         model=replace(model, cameras=look.cameras),
         windows=WindowConfig(length=1, batch=64),
-        fit=FitConfig(minutes=2.0, learning_rate=2e-3, ema=0.99, precision="bf16"),
+        fit=FitConfig(minutes=2.0, learning_rate=1e-3, ema=0.99, precision="bf16"),
         hold_out=10,
     )
 

@@ -85,25 +85,28 @@ def test_a_richer_caption_says_all_that_a_plainer_one_says(row):
     assert len(set(dense)) == len(dense)
 
 
+def right(kind, text, row):
+    """Every right answer to a question, judged from the row alone."""
+    here, u = seen(row), {c: row[f"{c}_cube.front.u"] for c in COLOURS}
+    named = [word for word in text.split() if word in COLOURS]
+    left_of = {c for c in here if named and u[c] < u[named[0]]}
+    return {
+        "there": lambda: {"yes" if named[0] in here else "no"},
+        "count": lambda: {captions.NUMBERS[len(here)]},
+        "end": lambda: {(min if "leftmost" in text else max)(here, key=u.__getitem__)},
+        "neighbour": lambda: {c for c in left_of if all(u[c] >= u[d] for d in left_of)},
+        "side": lambda: {"yes" if u[named[0]] < u[named[1]] else "no"},
+        "nearest": lambda: {c for c in here if all(away(row, c) <= away(row, d) for d in here)},
+        "held": lambda: {"yes" if held(row, named[0]) else "no"},
+    }[kind]()
+
+
 @given(rows())
 def test_a_question_has_one_right_answer(row):
-    """Every other answer of its kind is wrong, judged from the row alone."""
-    here, u = seen(row), {c: row[f"{c}_cube.front.u"] for c in COLOURS}
     for kind, asked in questions(read(row)).items():
         assert len({q.text for q in asked}) == len(asked)
         for q in asked:
-            named = [word for word in q.text.split() if word in COLOURS]
-            left_of = {c for c in here if named and u[c] < u[named[0]]}
-            right = {
-                "there": lambda: {"yes" if named[0] in here else "no"},
-                "count": lambda: {captions.NUMBERS[len(here)]},
-                "end": lambda: {(min if "leftmost" in q.text else max)(here, key=u.__getitem__)},
-                "neighbour": lambda: {c for c in left_of if all(u[c] >= u[d] for d in left_of)},
-                "side": lambda: {"yes" if u[named[0]] < u[named[1]] else "no"},
-                "nearest": lambda: {c for c in here if all(away(row, c) <= away(row, d) for d in here)},
-                "held": lambda: {"yes" if held(row, named[0]) else "no"},
-            }[kind]()
-            assert right == {q.answer}, q
+            assert right(kind, q.text, row) == {q.answer}, q
 
 
 @given(rows())

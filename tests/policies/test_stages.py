@@ -77,7 +77,7 @@ def test_what_a_stage_leaves_as_it_is_gets_no_gradient_and_does_not_move(name):
 
 def test_the_next_stage_begins_where_the_last_one_ended(tmp_path):
     """All the way from captions to actions, each built from the run before it alone."""
-    ancestor = None
+    ancestor, ended = None, {}
     for name in ("contrastive", "align", "instruct"):
         stage = make_stage(name, ancestor, seed=1)
         if ancestor is not None:
@@ -137,11 +137,11 @@ def test_padding_of_captions_is_inert():
 
     align = make_stage("align").eval()
     obs = make_batch(make_spec(), b=2).obs.map(lambda x: x[:, 0])
-    logits, words, said = align.forced(obs, ["describe the image"] * 2, [short, long])
+    logits, _, said = align.forced(obs, ["describe the image"] * 2, [short, long])
     one = replace(obs.map(lambda x: x[:1]), task=obs.task[:1])
     alone, _, _ = align.forced(one, ["describe the image"], [short])
-    torch.testing.assert_close(logits[:1, :5], alone)
-    assert said.sum(1).tolist() == [5, len(long.split())]
+    torch.testing.assert_close(logits[:1, :4], alone)
+    assert said.sum(1).tolist() == [4, len(long.split())]
 
 
 def test_a_word_is_foretold_from_those_before_it_alone():
@@ -185,10 +185,10 @@ def test_equal_captions_belong_to_each_others_images():
 @pytest.mark.parametrize(("stage", "metric", "least"), [("contrastive", "retrieved", 0.5), ("instruct", "tokens", 0)])
 def test_it_learns(stage, metric, least):
     model = make_stage(stage)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=3e-3)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
     batch = make_batch(make_spec(), b=16)
     losses = []
-    for i in range(60):
+    for i in range(130):
         torch.manual_seed(i % 3)
         loss, metrics = model.loss(batch)
         optimizer.zero_grad()
@@ -196,7 +196,7 @@ def test_it_learns(stage, metric, least):
         optimizer.step()
         losses.append(float(loss.detach()))
     assert sum(losses[-3:]) < 0.5 * sum(losses[:3])
-    assert float(metrics[metric]) >= least
+    assert float(metrics[metric].detach()) >= least
 
 
 def test_what_cannot_be_gone_on_with_is_refused_in_one_sentence(tmp_path):
