@@ -117,13 +117,20 @@ LOOKS: dict[str, Look] = {
 """Task -> how it is looked at."""
 
 
+_TOWER = BackboneConfig(frozen=("language", "fusion"))
+_BETWEEN = BackboneConfig(frozen=("vision", "language"))
+
 STAGES: dict[str, StageConfigs] = {
-    "contrastive": ContrastiveConfig(backbone=BackboneConfig(frozen=("language", "fusion"))),
-    "contrastive-clip": ContrastiveConfig(objective="softmax", backbone=BackboneConfig(frozen=("language", "fusion"))),
-    "align": CaptioningConfig(backbone=BackboneConfig(frozen=("vision", "language"))),
+    "contrastive": ContrastiveConfig(backbone=_TOWER),
+    "contrastive-plain": ContrastiveConfig(backbone=_TOWER, richness="plain"),
+    "contrastive-dense": ContrastiveConfig(backbone=_TOWER, richness="dense"),
+    "contrastive-clip": ContrastiveConfig(backbone=_TOWER, objective="softmax"),
+    "align": CaptioningConfig(backbone=_BETWEEN),
+    "align-plain": CaptioningConfig(backbone=_BETWEEN, richness="plain"),
+    "align-dense": CaptioningConfig(backbone=_BETWEEN, richness="dense"),
     "instruct": CaptioningConfig(kind="instruct", backbone=BackboneConfig(frozen=("vision",))),
 }
-"""Name -> what comes before the actions, in the order of LLaVA; what each leaves as it is."""
+"""Name -> what comes before the actions, and what each leaves as it is."""
 
 
 def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
