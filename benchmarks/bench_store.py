@@ -1,108 +1,96 @@
-"""Random 16-frame windows per CPU-second, batch 16, of rendered arm frames: the store beside a memory-mapped array.
+"""Random 16-frame windows per CPU-second, batch 16, of rendered arm frames: the store beside its peers.
 
-Peers, in the same process and interleaved: a plain torch Dataset over an `.npy` memmap, and the same store read through
-zarr-python's own pipeline. Run it with `OMP_NUM_THREADS=1 MUJOCO_GL=egl python -m benchmarks.bench_store`.
+Every loader reads the same frames of Lift-v0 (expert with noise 0.7, camera "front") in a process of its own, pinned to
+one core, from a warm page cache, one loader after another in each of five rounds. Peers that cannot be installed
+beside worldlab live in benchmarks/.peers (`python -m benchmarks.peers` makes it) or in the environment whose Python
+WORLDLAB_PEERS names; those that are not installed are left out with a word.
+
+A plain Dataset's batches are so large that glibc may hand their memory back to the kernel after each, which can cost
+more than half of the time. So the range of the rounds is printed, and one line has it forbidden.
+
+Run it with `OMP_NUM_THREADS=1 MUJOCO_GL=egl python -m benchmarks.bench_store`; JSON goes to stdout, a table to stderr.
 """
 
 import json
+import os
 import statistics
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-import zarr
-from torch.utils.data import DataLoader, Dataset
 
+from benchmarks import loaders, peers
 from worldlab import datasets, envs
 from worldlab.rollout import rollout
 from worldlab.runs import provenance
 
-LENGTH, BATCH, ROUNDS, CPU_SECONDS = 16, 16, 3, 2.0
+ROUNDS = 5
 EPISODES = {96: 160, 224: 48}
+KEPT = "memmap, memory kept"
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}
+THEIRS = ("the same store, zarrs", "stable-worldmodel", "episodata")
+"""What runs in the peers' environment."""
 
 
-class Memmap(Dataset):
-    """What a user writes in ten lines."""
-
-    def __init__(self, frames: Path, actions: np.ndarray, lengths: np.ndarray) -> None:
-        self.x, self.a = np.load(frames, mmap_mode="r"), actions
-        starts = np.cumsum(lengths) - lengths
-        self.index = [int(s) + t for s, n in zip(starts, lengths, strict=True) for t in range(n - LENGTH + 1)]
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, i: int) -> dict[str, torch.Tensor]:
-        t = self.index[i]
-        x = np.ascontiguousarray(self.x[t : t + LENGTH])
-        return {"pixels": torch.from_numpy(x).permute(0, 3, 1, 2), "action": torch.from_numpy(self.a[t : t + LENGTH])}
-
-
-def endless(loader: DataLoader) -> Iterator[object]:
-    while True:
-        yield from loader
-
-
-def plain_zarr(store: datasets.EpisodeStore) -> Callable[[], object]:
-    group, rng = zarr.open_group(store.path, mode="r"), np.random.default_rng(0)
-    images, long = group["images/front"], np.flatnonzero(store.lengths > LENGTH)
-
-    def batch() -> object:
-        picked = rng.choice(long, BATCH)
-        starts = [int(store.starts[e] + rng.integers(store.lengths[e] - LENGTH)) for e in picked]
-        return np.stack([images[s : s + LENGTH] for s in starts])
-
-    return batch
-
-
-def rate(batch: Callable[[], object]) -> float:
-    batch()
-    begun, windows = time.process_time(), 0
-    while (spent := time.process_time() - begun) < CPU_SECONDS:
-        batch()
-        windows += BATCH
-    return windows / spent
-
-
-def counting(windows: datasets.Windows) -> Callable[[], object]:
-    batches = iter(windows)
-    return lambda: next(batches)
-
-
-def measure(size: int, folder: Path) -> dict[str, float]:
+def record(size: int, folder: Path) -> None:
+    """A store of rendered episodes, and its columns as arrays."""
     env = envs.make("worldlab/Lift-v0", n=16, size=size, cameras=("front",))
-    store = datasets.EpisodeStore.create(folder / f"{size}.zarr", env.contract, provenance(0))
-    for first in range(0, EPISODES[size], 16):
-        store.append(rollout(env.expert(noise=0.7), env, first), range(first, first + 16))
-    frames = store.read("images/front", range(len(store))).numpy()
-    np.save(folder / "frames.npy", frames)
-    stored = sum(f.stat().st_size for f in Path(store.path, "images/front").rglob("*") if f.is_file())
-    actions = store.read("action", range(len(store))).numpy()
-    loader = DataLoader(Memmap(folder / "frames.npy", actions, store.lengths), BATCH, shuffle=True, drop_last=True)
-    batches = endless(loader)
-    ways = {
-        "memmap": lambda: next(batches),
-        "store": counting(datasets.Windows(store, LENGTH, BATCH, pad=False, cache_bytes=frames.nbytes // 2)),
-        "store, decoded once": counting(datasets.Windows(store, LENGTH, BATCH, pad=False, cache_bytes=1 << 34)),
-        "zarr-python": plain_zarr(store),
+    with datasets.EpisodeStore.create(folder / "store.zarr", env.contract, provenance(0)) as store:
+        for first in range(0, EPISODES[size], 16):
+            store.append(rollout(env.expert(noise=0.7), env, first), range(first, first + 16))
+    for name in store.columns:
+        array = "frames" if name == "images/front" else name
+        np.save(folder / f"{array}.npy", store.read(name, range(len(store))).numpy())
+    np.save(folder / "lengths.npy", store.lengths)
+
+
+def run(loader: str, folder: Path) -> dict[str, float | str] | None:
+    """One measurement, or None where the loader is not installed."""
+    python = peers.python() if loader.startswith(THEIRS) else Path(sys.executable)
+    if python is None:
+        return None
+    command = [str(python), "-W", "ignore", loaders.__file__, "memmap" if loader == KEPT else loader, str(folder)]
+    settings = KEEP if loader == KEPT else {}
+    quiet = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "STABLEWM_HOME": str(folder / "home")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | quiet | settings)
+    if done.returncode:
+        print(f"{loader} left out: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def measure(size: int, folder: Path) -> dict[str, dict[str, object]]:
+    """All loaders at one size of frames."""
+    record(size, folder)
+    found: dict[str, list[dict[str, float | str]]] = {}
+    missing = set[str]()
+    for _ in range(ROUNDS):
+        for loader in (KEPT, *loaders.LOADERS):
+            if loader not in missing and (result := run(loader, folder)) is not None:
+                found.setdefault(loader, []).append(result)
+            else:
+                missing.add(loader)
+    rates = {loader: [float(result["windows_per_cpu_s"]) for result in results] for loader, results in found.items()}
+    return {
+        loader: {**results[0], "windows_per_cpu_s": statistics.median(rates[loader]), "rounds": rates[loader]}
+        for loader, results in found.items()
     }
-    rounds = [{way: rate(batch) for way, batch in ways.items()} for _ in range(ROUNDS)]
-    found = {way: statistics.median(r[way] for r in rounds) for way in ways}
-    return found | {"stored / raw": stored / frames.nbytes}
 
 
 def main() -> None:
-    torch.set_num_threads(1)
+    if peers.python() is None:
+        print(f"peers left out: {peers.HOW}", file=sys.stderr)
     results = {}
     for size in EPISODES:
         with tempfile.TemporaryDirectory() as folder:
             results[size] = measure(size, Path(folder))
-        for way, value in results[size].items():
-            print(f"{size:4} px  {way:20} {value:10.3f}", file=sys.stderr)
+        for loader, result in results[size].items():
+            low, high = min(result["rounds"]), max(result["rounds"])
+            stored = f"{result['stored']:6.3f} of raw" if "stored" in result else ""
+            rate = f"{result['windows_per_cpu_s']:8,.0f} ({low:,.0f} to {high:,.0f})"
+            print(f"{size:4} px  {loader:34}{rate:28}{stored}", file=sys.stderr)
     print(json.dumps(results))
 
 

@@ -112,6 +112,23 @@ def test_resuming_another_run_is_refused(lab, capsys):
     assert "was trained as flow-reach" in sentence
 
 
+def test_another_trunk(lab, tmp_path, capsys):
+    main(["list", "backbones"])
+    assert {"fusion qformer", "vision dinov2", "language qwen3"} <= set(capsys.readouterr().out.splitlines())
+    train = ["train", "flow-reach", "--data", f"{lab}/x.zarr", "--steps", "2", "--out"]
+    assert "Did you mean 'qformer'" in refused(capsys, *train, f"{tmp_path}/y", "--fusion", "qfromer")
+    assert "Did you mean 'vision'" in refused(capsys, *train, f"{tmp_path}/y", "--frozen", "visoin")
+    for option in ("--backbone", "--vision", "--language"):
+        for name in ("nobody/no-such-model", str(tmp_path)):
+            assert f"'{name}'" in refused(capsys, *train, f"{tmp_path}/y", option, name)
+    assert "no vision-language trunk" in refused(
+        capsys, "train", "state-reach", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/y", "--lora", "2"
+    )
+    assert "another trunk" in refused(capsys, *train, f"{lab}/flow", "--resume", "--fusion", "native")
+    main([*train, f"{tmp_path}/y", "--fusion", "qformer", "--vision", "dinov2", "--language", "gemma", "--lora", "2"])
+    assert "trained for 2 steps" in capsys.readouterr().out
+
+
 def test_a_full_disk(lab, tmp_path, capsys):
     disk = tmp_path / "disk"
     disk.mkdir()

@@ -25,3 +25,13 @@ def test_snapped_joints_survive_lerobots_float32_bit_for_bit():
 def test_snapping_moves_less_than_a_thousandth_of_an_encoder_step():
     joints = random_joints(1000)
     assert (so101.snap(joints) - joints).abs().max() < 2 * math.pi / 4096 / 1000
+
+
+def test_targets_are_snapped_and_within_the_ranges():
+    targets = so101.target(2 * random_joints(1000))
+    assert torch.equal(so101.snap(targets), targets)
+    for limit in (so101.LOW, so101.HIGH):
+        wanted = so101.target(torch.tensor([limit], dtype=torch.float64))
+        assert (wanted - torch.tensor([limit], dtype=torch.float64)).abs().max() < 2.0**-20
+    assert bool((targets.double() >= torch.tensor(so101.LOW, dtype=torch.float64)).all())
+    assert bool((targets.double() <= torch.tensor(so101.HIGH, dtype=torch.float64)).all())

@@ -185,7 +185,7 @@ def _judge(contest: Contest, config: TrainConfig, name: str, seed: int, path: Pa
     store = datasets.EpisodeStore(contest.data)
     world = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes))
     policy = workbench.meet(str(path), world, device)
-    assert isinstance(policy, policies.VLA | policies.StateOnlyPolicy)
+    assert isinstance(policy, policies.VLA | policies.StateOnlyPolicy | policies.LeRobotBaseline)
     held = config.split(len(store))[1]
     windows = datasets.Windows(store, length=contest.chunk, batch=_WINDOWS, observed=1, episodes=held)[0]
     error = action_error(policy, windows, *labels(windows, contest.chunk, expert_columns(store.spec)))
@@ -214,7 +214,7 @@ def _judge(contest: Contest, config: TrainConfig, name: str, seed: int, path: Pa
     )
 
 
-def _counts(policy: "policies.VLA | policies.StateOnlyPolicy") -> Mapping[str, int]:
+def _counts(policy: "policies.Trained") -> Mapping[str, int]:
     return policy.head.counts if isinstance(policy, policies.VLA) else {}
 
 

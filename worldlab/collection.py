@@ -5,21 +5,19 @@ Episodes are rolled out in waves of n consecutive seeds. Each process writes a p
 interrupted collection leaves in parts is merged by the next one.
 """
 
-import math
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count, islice, takewhile
-from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
+from multiprocessing.util import Finalize
 
 import torch
 
-from worldlab import datasets, envs
+from worldlab import datasets, envs, processes
 from worldlab.datasets.files import files_at
 from worldlab.envs.labels import ExpertLabels
 from worldlab.envs.mujoco_env import MujocoVectorEnv
@@ -27,17 +25,13 @@ from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
 from worldlab.rollout import rollout
 from worldlab.runs import Json, provenance
-from worldlab.training import pick_device
-from worldlab.trajectory import Spec
+from worldlab.trajectory import Spec, Trajectory
 
 _FIRST_SEED = 1_000_000
 """Collecting starts here, so that the small seeds of evaluation are unseen."""
 
 _HOPELESS = 20
 """Waves without a single success after which to give up."""
-
-_WORTH_A_PROCESS = 8
-"""Waves; a process takes some seconds to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,32 +60,50 @@ class Recipe:
         """The policy for these environments."""
         if isinstance(world, ExpertLabels):
             return world.env.expert(noise=self.noise)
-        from worldlab import policies
+        from worldlab import players
+        from worldlab.training import pick_device
 
-        return policies.load(self.policy, device=str(pick_device("auto")), env=world)
+        return players.load(self.policy, world, str(pick_device("auto")))
 
 
 class Recorder:
-    """Rolls out waves into a part."""
+    """Rolls out waves into a part; each is written while the next is rolled out, so that nobody waits for the disk."""
 
     def __init__(self, recipe: Recipe, part: str, about: dict[str, Json], threads: int) -> None:
         self._recipe = recipe
         self._world = recipe.world(recipe.n, threads)
         self._actor = recipe.actor(self._world)
         self._store = datasets.EpisodeStore.create(part, self._world.contract, about)
+        self._writer = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def record(self, first: int) -> int:
-        """Roll out the wave that begins with this seed, and keep what is worth it: how many episodes."""
+        """Roll out the wave that begins with this seed, and keep what is worth it: how many episodes.
+
+        Raises:
+            UsageError: the wave before could not be written.
+        """
         wave = rollout(self._actor, self._world, first)
         filtering = self._recipe.policy == "expert" and not self._recipe.keep_failures
         good = torch.nonzero(wave.succeeded)[:, 0].tolist() if filtering else list(range(self._recipe.n))
+        self.wait()
         if good:
-            self._store.append(wave.pick(good), [first + i for i in good])
+            self._writing = self._writer.submit(self._write, wave, good, first)
         return len(good)
+
+    def _write(self, wave: Trajectory, good: list[int], first: int) -> None:
+        self._store.append(wave if len(good) == self._recipe.n else wave.pick(good), [first + i for i in good])
+
+    def wait(self) -> None:
+        """Until the last wave is written; raises what went wrong then."""
+        if self._writing is not None:
+            self._writing.result()
 
     def close(self) -> None:
         """Leave the part to others."""
+        self._writer.shutdown()
         self._store.close()
+        self.wait()
 
 
 def collect(
@@ -116,17 +128,18 @@ def collect(
         The store, and how many episodes were kept and tried.
 
     Raises:
-        UsageError: the store holds episodes of another kind, or none of the first twenty waves succeeded.
+        UsageError: the store holds episodes of another kind, none of the first twenty waves succeeded, or not all
+            could be written.
     """
     about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, **provenance(seed)}
     store = _open(out, recipe.world(1, 1).contract, about)
     _merge(store)
     first = max([_FIRST_SEED * (seed + 1) - 1, *store.seeds.tolist()]) + 1
-    processes = workers or max(1, min(os.cpu_count() or 1, math.ceil(episodes / recipe.n / _WORTH_A_PROCESS)))
+    shared_by = processes.number(episodes / recipe.n, workers)
     seeds = count(first, recipe.n)
-    kept = tried = 0
+    before, kept, tried = len(store), 0, 0
     try:
-        with closing(_waves(recipe, store.path, about, seeds, processes)) as waves:
+        with closing(_waves(recipe, store.path, about, seeds, shared_by)) as waves:
             for good in waves:
                 kept, tried = min(kept + good, episodes), tried + recipe.n
                 if on_wave is not None:
@@ -139,6 +152,8 @@ def collect(
                     )
     finally:
         _merge(store, most=episodes)
+    if (written := len(store) - before) < kept:
+        raise UsageError(f"only {written} of {kept} episodes were written to '{out}'; is the disk full?")
     return store, kept, tried
 
 
@@ -164,18 +179,18 @@ def _merge(store: datasets.EpisodeStore, most: int | None = None) -> None:
     store.close()
 
 
-def _waves(recipe: Recipe, path: str, about: dict[str, Json], seeds: Iterator[int], processes: int) -> Generator[int]:
+def _waves(recipe: Recipe, path: str, about: dict[str, Json], seeds: Iterator[int], shared_by: int) -> Generator[int]:
     """Record waves into parts without end: how many episodes of each were worth keeping, in the order of the seeds."""
-    if processes == 1:
+    if shared_by == 1:
         with closing(Recorder(recipe, _part(path, 0), about, threads=0)) as recorder:
             yield from map(recorder.record, seeds)
-    context = get_context("spawn")
+    context = processes.context()
     parts = context.SimpleQueue()
-    for i in range(processes):
+    for i in range(shared_by):
         parts.put(_part(path, i))
-    pool = ProcessPoolExecutor(processes, context, _begin, (recipe, parts, about))
+    pool = ProcessPoolExecutor(shared_by, context, _begin, (recipe, parts, about))
     try:
-        running = deque(pool.submit(_record, first) for first in islice(seeds, processes))
+        running = deque(pool.submit(_record, first) for first in islice(seeds, shared_by))
         for first in seeds:
             running.append(pool.submit(_record, first))
             yield running.popleft().result()
@@ -190,7 +205,9 @@ def _waves(recipe: Recipe, path: str, about: dict[str, Json], seeds: Iterator[in
 def _begin(recipe: Recipe, parts: "SimpleQueue[str]", about: dict[str, Json]) -> None:
     """Set up a process of the pool."""
     torch.set_num_threads(1)
-    _of_this_process.append(Recorder(recipe, parts.get(), about, threads=1))
+    recorder = Recorder(recipe, parts.get(), about, threads=1)
+    Finalize(None, recorder.close, exitpriority=1)  # before Python stops its threads, one of which still writes
+    _of_this_process.append(recorder)
 
 
 def _record(first: int) -> int:

@@ -9,7 +9,7 @@ from worldlab.envs.tasks import NAMES, TASKS
 from worldlab.seeding import key
 
 if TYPE_CHECKING:
-    from worldlab.policies import VLA, StateOnlyPolicy
+    from worldlab.policies import Trained
     from worldlab.policies.captioning import Captioning
     from worldlab.policies.contrastive import Contrastive
     from worldlab.policies.inherit import Ancestor
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def create_model(
     config: "TrainConfig", store: datasets.EpisodeStore, seed: int, ancestor: "Ancestor | None" = None
-) -> "VLA | StateOnlyPolicy | Contrastive | Captioning | dynamics.StateModel":
+) -> "Trained | Contrastive | Captioning | dynamics.StateModel | dynamics.RSSM":
     """An untrained model for the recipe and the data, its trunk built as an ancestor's if there is one."""
     from worldlab import policies
     from worldlab.policies import stages
@@ -28,7 +28,7 @@ def create_model(
     if isinstance(config.model, StageConfig):
         return stages.create(config.model, store.spec, [*store.tasks, *instructions()], ancestor)
     statistics = datasets.statistics(store)
-    if isinstance(config.model, dynamics.StateModelConfig):
+    if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig):
         return dynamics.create(config.model, store.spec, statistics)
     examples = None
     if policies.needs_examples(config.model):

@@ -144,13 +144,11 @@ def _summary(found: Findings, out: Path, console: Console) -> Outcome:
         low, high = result.interval
         table.add_row(f"Reach: {name}", f"{result.rate:.0%}", str(result.n), f"{low:.0%} to {high:.0%}")
     if (dream := found.counterfactual) is not None:
-        for title, errors, intervals in (
-            ("effect error at 10 steps, arm and cubes", dream.effect_error, dream.effect_error_interval),
-            ("effect error at 10 steps, moved cubes", dream.effect_error_object, dream.effect_error_object_interval),
-        ):
-            low, high = intervals[HORIZON]
-            n = (dream.n_moved if errors is dream.effect_error_object else dream.n_by_horizon)[HORIZON]
-            table.add_row(title, f"{errors[HORIZON]:.2f}", str(n), f"{low:.2f} to {high:.2f}")
+        for title, name in (("arm and cubes", "effect_error"), ("moved cubes", "effect_error_object")):
+            error = dream[name]
+            low, high = error.interval[HORIZON]
+            row = (f"{error.value[HORIZON]:.2f}", str(error.n[HORIZON]), f"{low:.2f} to {high:.2f}")
+            table.add_row(f"effect error at {HORIZON} steps, {title}", *row)
     if (check := found.lerobot) is not None:
         n = len(check.lerobot_successes)
         table.add_row("lerobot-eval agrees", f"{check.agreeing}/{n}", str(n), "")

@@ -4,12 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
 from worldlab import eval as evaluation
-from worldlab.eval.charts import Curve
-from worldlab.eval.counterfactual import CounterfactualResult, Example
-from worldlab.eval.report import Bar, Curves, Fact, Note, Section, SuccessBars, Table, Title, Video, VideoStrip
+from worldlab.eval.branch_report import branch_sections, effect_fact
+from worldlab.eval.counterfactual import CounterfactualResult
+from worldlab.eval.report import Bar, Fact, Note, Section, SuccessBars, Table, Title, Video, VideoStrip
 from worldlab.eval.video import encode, side_by_side
 from worldlab.lerobot_programs import Check
 from worldlab.runs import Json
@@ -69,16 +67,7 @@ difference of the joint targets, rad. Ms: wall time of one chunk for one episode
 32 observations each. Training used a grounding loss whose labels (the pixel of the named cube) only a simulator has;
 acting uses images, joint positions and words alone."""
 
-_EFFECT = """\
-Effect error ‖(x̂ₖ − x̂₀) − (xₖ − x₀)‖ / ‖xₖ − x₀‖ over {n} branches of {starts} recorded moments of held-out
-episodes; x is the position of the gripper and the cubes in the simulator, x̂ in the dream, 0 the recorded actions
-and k other ones. Bands are 95 % bootstrap intervals over moments. The second curve is of the cubes alone, over pairs of
-branches in which one has moved a centimetre: as far as it is near 1, the dream knows where the arm goes and not where
-a pushed cube goes."""
-
-_DREAMS = """\
-Branches of one saved moment: the simulator's frames above, the world model's below, on the same actions. The model
-predicts the simulator's state, labels that only a simulator has, and draws the picture from it."""
+_DREAMS = "The model predicts the simulator's state, labels that only a simulator has, and draws the picture from it."
 
 _PROGRAMS = """\
 The flow policy was exported to a LeRobot directory. lerobot-eval ran it on the simulated task, and lerobot-rollout
@@ -113,12 +102,7 @@ def _title(found: Findings) -> Title:
         Fact(f"{tokens.rate:.0%}", "Reach, action-token policy", _rate(tokens)),
     ]
     if found.counterfactual is not None:
-        error = found.counterfactual.effect_error[HORIZON]
-        low, high = found.counterfactual.effect_error_interval[HORIZON]
-        detail = (
-            f"n = {found.counterfactual.n_by_horizon[HORIZON]} branches, {low:.2f} to {high:.2f}; 1 = ignores actions"
-        )
-        facts.append(Fact(f"{error:.2f}", f"effect error of the dream after {HORIZON} steps", detail))
+        facts.append(effect_fact(found.counterfactual, HORIZON))
     if found.lerobot is not None:
         n = len(found.lerobot.lerobot_successes)
         facts.append(Fact(f"{found.lerobot.agreeing}/{n}", "seeds on which lerobot-eval agrees", "exported policy"))
@@ -188,63 +172,10 @@ def _details(found: Findings) -> Table:
     )
 
 
-def _curve(label: str, values: dict[int, float], n: dict[int, int], *, dashed: bool = False) -> Curve:
-    return Curve(label, tuple(values), tuple(values.values()), min(n.values()), dashed=dashed)
-
-
 def _world_model(found: Findings) -> list[Section]:
-    result = found.counterfactual
-    if result is None:
+    if found.counterfactual is None:
         return []
-    n = result.n_by_horizon
-
-    def band(
-        label: str, values: dict[int, float], interval: dict[int, tuple[float, float]], cases: dict[int, int] = n
-    ) -> Curve:
-        low, high = zip(*(interval[h] for h in values), strict=True)
-        return Curve(label, tuple(values), tuple(values.values()), min(cases[h] for h in values), low, high)
-
-    command = "worldlab imagine RUN/world-model --data RUN/push.zarr"
-    effect = Curves(
-        "Does the dream listen to actions?",
-        (
-            band("arm and cubes", result.effect_error, result.effect_error_interval),
-            band("cubes that moved", result.effect_error_object, result.effect_error_object_interval, result.n_moved),
-        ),
-        "control steps after the branch (10 a second)",
-        "effect error",
-        command,
-        (1.0, "ignores actions: copy-last, or fed the recorded actions"),
-        _EFFECT.format(n=result.n, starts=result.starts),
-    )
-    distance = Curves(
-        "How far is the dream from the truth?",
-        (
-            band("world model", result.state_error_cm, result.state_error_cm_interval),
-            _curve("the same, fed the recorded actions", result.state_error_cm_recorded, n, dashed=True),
-            _curve("copy-last", result.state_error_cm_copy_last, n, dashed=True),
-        ),
-        "control steps after the branch (10 a second)",
-        "error, cm",
-        command,
-        note="Mean distance of gripper and cubes from where the simulator has them; n is that of the farthest horizon.",
-    )
-    videos = [video for example in result.examples for video in _branches(example)]
-    strip = VideoStrip(
-        "Truth above, dream below",
-        tuple(videos),
-        command,
-        width=150,
-        note=_DREAMS,
-    )
-    return [effect, distance, strip]
-
-
-def _branches(example: Example) -> list[Video]:
-    return [
-        Video(kind, encode(np.concatenate([np.repeat(np.repeat(v, 3, 1), 3, 2) for v in (truth, dream)], 1), 10))
-        for kind, truth, dream in zip(example.kinds[:4], example.truth, example.imagined, strict=False)
-    ]
+    return branch_sections(found.counterfactual, "worldlab imagine RUN/world-model --data RUN/push.zarr", _DREAMS)
 
 
 def _lerobot(found: Findings) -> list[Section]:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from worldlab.dynamics import StateModelConfig
+from worldlab.dynamics import ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
     BackboneConfig,
@@ -13,6 +13,7 @@ from worldlab.policies import (
     FastConfig,
     FlowConfig,
     InsulatedConfig,
+    LeRobotConfig,
     ParallelTokenConfig,
     RegressionConfig,
     StateOnlyConfig,
@@ -42,7 +43,7 @@ class WindowConfig:
 class TrainConfig:
     """A whole recipe."""
 
-    model: Config | StageConfigs | StateModelConfig
+    model: Config | StageConfigs | ModelConfig
     """What to train."""
     windows: WindowConfig
     """On what."""
@@ -67,8 +68,10 @@ HEADS: dict[str, Config] = {
     "tokens-parallel": ParallelTokenConfig(),
     "fast": FastConfig(),
     "state-only": StateOnlyConfig(),
+    "act": LeRobotConfig(),
+    "diffusion-policy": LeRobotConfig(family="diffusion"),
 }
-"""Name -> action head on the small trunk, and the policy that sees nothing."""
+"""Name -> action head on the small trunk; a policy that sees nothing; LeRobot's ACT and Diffusion Policy."""
 
 
 def policy_recipe(model: Config, minutes: float) -> TrainConfig:
@@ -86,6 +89,17 @@ def _state() -> TrainConfig:
         windows=WindowConfig(length=12, batch=32, pad=False),
         fit=FitConfig(minutes=1.5, learning_rate=2e-3),
         hold_out=6,
+    )
+
+
+def _rssm() -> TrainConfig:
+    return TrainConfig(
+        model=RSSMConfig(
+            cameras=("front",), carry=True, correct=True, dream=8, privileged=1.0, drawing=0.1, focus=20.0
+        ),
+        windows=WindowConfig(length=10, batch=48, pad=False),
+        fit=FitConfig(minutes=20, learning_rate=2e-3, clip=100.0, precision="bf16"),
+        hold_out=10,
     )
 
 
@@ -150,6 +164,7 @@ def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
         for name, stage in STAGES.items():
             yield f"{name}-{task}", partial(stage_recipe, stage, look)
         yield f"state-{task}", _state
+        yield f"rssm-{task}", _rssm
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())

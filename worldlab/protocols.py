@@ -73,8 +73,47 @@ class WorldModel[S](Protocol):
         """What follows each action, and the belief after the last.
 
         Row t of the result is the *consequence* of action[t]: the observation, reward, terminated and success after
-        it. With one generator, `imagine(a1 a2)` equals `imagine(a1)` followed by `imagine(a2)`.
+        it. With one generator, `imagine(a1 a2)` equals `imagine(a1)` followed by `imagine(a2)`. Without one, nothing is
+        drawn: the same belief and actions always give the same dream.
         """
+        ...
+
+
+@runtime_checkable
+class Indexable(Protocol):
+    """A belief of which rows can be taken, as planners do: a tensor, or a class with this method."""
+
+    def __getitem__[B](self: B, index: Tensor, /) -> B:
+        """The rows `index`, which may repeat."""
+        ...
+
+
+@runtime_checkable
+class Sketching[S](Protocol):
+    """A world model that can leave the pictures out of its dreams, which are most of their cost."""
+
+    def sketch(
+        self, belief: S, action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, S]:
+        """`WorldModel.imagine` without images."""
+        ...
+
+
+@runtime_checkable
+class Featured[S](Protocol):
+    """A world model whose belief can be read off by a probe."""
+
+    def features(self, belief: S) -> Float[Tensor, "b f"]:
+        """What it believes, as a vector."""
+        ...
+
+
+@runtime_checkable
+class Observable(Protocol):
+    """An environment that can be looked at without acting."""
+
+    def observe(self) -> tuple[Arrays, dict[str, object]]:
+        """The present observation and info, as `Environment.step` returns them."""
         ...
 
 

@@ -36,6 +36,12 @@ def snap(radians: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
     return (torch.round(radians.double() / _GRID) * _GRID).to(radians.dtype)
 
 
+def target(radians: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
+    """The nearest multiples of 2⁻²⁰ rad within the joints' ranges."""
+    low, high = torch.tensor((LOW, HIGH), dtype=torch.float64) / _GRID
+    return (torch.clamp(torch.round(radians.double() / _GRID), low.ceil(), high.floor()) * _GRID).to(radians.dtype)
+
+
 def to_lerobot(radians: Float[Tensor, "*b 6"]) -> Float[Tensor, "*b 6"]:
     """Radians, snapped -> degrees about the middle, gripper 0 to 100."""
     return ((snap(radians).double() - _ZERO.to(radians.device)) * _SCALE.to(radians.device)).to(radians.dtype)

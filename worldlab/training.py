@@ -8,12 +8,12 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
-from accelerate import Accelerator
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
 from safetensors import safe_open
@@ -87,6 +87,21 @@ class FitConfig:
         return self.learning_rate * (0.01 + 0.99 * cosine)
 
 
+def create_run(path: str | Path, config: Mapping[str, object], device: Device = "auto") -> Run:
+    """`Run.create`, once where several processes train together.
+
+    Raises:
+        UsageError: something else is already there.
+    """
+    from accelerate import PartialState  # a second to import
+
+    processes = PartialState(cpu=pick_device(device).type == "cpu")
+    if processes.is_main_process:
+        Run.create(path, config)
+    processes.wait_for_everyone()
+    return Run(path)
+
+
 class _Loss(nn.Module):
     """Gives `loss` the name `forward`, which is what DistributedDataParallel intercepts.
 
@@ -155,6 +170,8 @@ class _Fitting:
 
     def __init__(self, model: nn.Module, config: FitConfig, run: Run, device: Device) -> None:
         self.model, self.config, self.run = model, config, run
+        from accelerate import Accelerator  # imports for a second, which who does not train need not wait for
+
         self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu")
         self.wrapped, self.optimizer = self.accelerator.prepare(
             _Loss(model, config.precision), _optimizer(model, config)
@@ -163,11 +180,18 @@ class _Fitting:
         self.checkpoint = run.path / "checkpoint" / "state.safetensors"
         self.step, self.samples, self.loss = 0, 0, math.nan
         self._before, self._start, self._saved = 0.0, time.monotonic(), time.monotonic()
+        self.seconds = 0.0
+        """Time trained, before and after resuming, by the clock of the main process."""
 
-    @property
-    def seconds(self) -> float:
-        """Time trained, before and after resuming."""
-        return self._before + time.monotonic() - self._start
+    def _look_at_the_clock(self) -> None:
+        """All processes must agree on the time, or they would not stop at the same step."""
+        now = torch.tensor(self._before + time.monotonic() - self._start, device=self.accelerator.device)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            now = broadcast(now)
+        assert isinstance(now, Tensor)
+        self.seconds = float(now)
 
     @property
     def progress(self) -> float:
@@ -187,16 +211,19 @@ class _Fitting:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        self.samples += len(batch.valid)
+        self.samples += len(batch.valid) * machine.num_processes
         if self.average is not None:
             self.average.update(self.step)
+        self._look_at_the_clock()
         if self.step % config.log_every == 0 or self.step == 1:
             self._log(loss, norm, metrics)
         if machine.is_main_process and time.monotonic() - self._saved >= config.checkpoint_seconds:
             self.save()
 
     def _log(self, loss: Tensor, norm: Tensor | float | None, metrics: dict[str, Tensor]) -> None:
-        self.loss = float(loss.detach())
+        over_all = self.accelerator.reduce(loss.detach(), "mean")
+        assert isinstance(over_all, Tensor)
+        self.loss = float(over_all)
         if not math.isfinite(self.loss):
             raise UsageError(f"training diverged: the loss is {self.loss} at step {self.step}; train more slowly.")
         if self.accelerator.is_main_process:
@@ -237,6 +264,7 @@ class _Fitting:
             moments.setdefault(int(i), {})[moment] = tensor
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self._before = int(progress["step"]), float(progress["seconds"])
+        self._look_at_the_clock()
 
     def finish(self) -> None:
         """Put the weights to use into the model and the run, and drop the checkpoint."""
@@ -247,6 +275,7 @@ class _Fitting:
             self.run.save(self.model.state_dict())
             self.run.log({"step": self.step, "seconds": round(self.seconds, 2), "loss": self.loss, "finished": True})
             shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
+        self.accelerator.wait_for_everyone()  # so that each of them finds the run finished
 
 
 def fit(

@@ -70,6 +70,18 @@ class Trajectory:
         """Whether the task was achieved at any real row, shape (*b,)."""
         return (self.success & self.valid).any(-1)
 
+    @property
+    def standing_reward(self) -> Tensor:
+        """The reward of each row, were episodes to go on standing still after their end, shape (*b, t).
+
+        What ends in success goes on earning its last reward, so that it does not pay to put success off; what ends
+        otherwise earns nothing more.
+        """
+        ended = self.terminated.int().cummax(-1).values.bool()
+        first = ended & ~torch.nn.functional.pad(ended, (1, 0))[..., :-1]
+        last = torch.where(first & self.success, self.reward, 0).sum(-1, keepdim=True)
+        return torch.where(ended & ~first, last, self.reward)
+
     def map(self, f: Callable[[Tensor], Tensor]) -> "Trajectory":
         """Apply `f` to every tensor."""
         return Trajectory(
@@ -135,6 +147,19 @@ def stack(episodes: Sequence[Trajectory]) -> Trajectory:
         physics=side_or_none(lambda e: e.physics),
         privileged=side_or_none(lambda e: e.privileged),
     )
+
+
+def join(parts: Sequence[Trajectory]) -> Trajectory:
+    """Consecutive parts of the same episodes as one trajectory, leading axes *b t."""
+    axis = parts[0].valid.ndim - 1
+
+    def tensors(part: Trajectory) -> list[Tensor]:
+        found: list[Tensor] = []
+        part.map(lambda x: (found.append(x), x)[1])
+        return found
+
+    joined = iter([torch.cat(column, axis) for column in zip(*map(tensors, parts), strict=True)])
+    return parts[0].map(lambda _: next(joined))
 
 
 Control = Literal["joint_position", "joint_delta", "ee_delta", "raw"]

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Literal
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worldlab import collection, datasets, dynamics, envs
+from worldlab import collection, datasets, envs, players
 from worldlab import eval as evaluation
 from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
-from worldlab.training import Device, fit, pick_device
+from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
 from worldlab.trunk import Trunk, families
 
@@ -133,7 +133,7 @@ def train_recipe(
         "init": None if ancestor is None else ancestor.into(model),
         "provenance": provenance(seed),
     }
-    run = Run.open(out) if resume else Run.create(out, about)
+    run = Run.open(out) if resume else create_run(out, about, device)
     if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
         raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
     if resume and run.config["model"] != about["model"]:
@@ -162,9 +162,7 @@ def parse_variation(settings: tuple[str, ...]) -> dict[str, float]:
 
 def meet(name: str, world: Environment, device: Device) -> Policy:
     """Load a policy for an environment."""
-    from worldlab import policies
-
-    return policies.load(name, device=str(pick_device(device)), env=world)
+    return players.load(name, world, str(pick_device(device)))
 
 
 def judge(
@@ -204,10 +202,11 @@ def rate_text(result: evaluation.SuccessResult) -> str:
     return f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
 
 
-def _results_folder(name: str) -> Path:
-    """Where results about a policy are kept: in its run, or under runs/ for a policy that has none."""
-    folder = Path(name.removeprefix("lerobot:"))
-    return folder / "eval" if folder.is_dir() else Path("runs") / name / "eval"
+def _results_folder(name: str, parts: Sequence[str]) -> Path:
+    """Where a result about a policy is kept: in its run, or under runs/ for a policy that has none."""
+    run, use = players.run_of(name)
+    folder = run / "eval" if run.is_dir() else Path("runs") / name / "eval"
+    return folder / "_".join([use, *parts] if use else parts)
 
 
 def evaluate(
@@ -241,7 +240,7 @@ def evaluate(
     if controls:
         others = judge_controls(policy, world, episodes, seed)
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name) / "_".join([env.replace("/", "-"), *variation, *way, f"seed{seed}"])
+    folder = _results_folder(name, [env.replace("/", "-"), *variation, *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
@@ -275,33 +274,6 @@ def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
             f"'{run.path}' was trained on every episode of '{store.path}'; collect others to imagine from."
         )
     return episodes
-
-
-def imagine(
-    path: Path,
-    data: str | Path,
-    *,
-    horizon: int = 20,
-    branches: int = 8,
-    starts: int = 64,
-    seed: int = 0,
-    device: Device = "auto",
-) -> Outcome:
-    """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
-    model = dynamics.load(path, device=str(pick_device(device)))
-    store = datasets.EpisodeStore(data)
-    about = store.provenance
-    world = envs.make(str(about["env"]), n=32, size=int(str(about["size"])))
-    episodes = unseen(store, Run.open(path))
-    result = evaluation.counterfactual(
-        model, store, world, branches=branches, horizon=horizon, episodes=episodes, starts=starts, seed=seed
-    )
-    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": str(about["env"])}
-    write_atomically(path / "imagine.json", json.dumps(values, indent=1))
-    errors = result.to_json()["effect_error"]
-    return Outcome(
-        f"effect error by horizon {errors} (copy-last 1), n = {result.n} branches: {path}/imagine.json", values
-    )
 
 
 def export_dataset(
@@ -358,14 +330,14 @@ def import_lerobot(
     )
 
 
-def view(path: Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:
+def view(path: str | Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:
     """What a store or a run holds; see `worldlab view --help`."""
     from worldlab import summaries, viewing
 
     if out is None and not viewing.has_display():
-        out = path.with_suffix(".rrd")
-    if (path / "config.json").is_file():
-        run = Run.open(path)
+        out = (Path(Path(path).name) if "://" in str(path) else Path(path)).with_suffix(".rrd")
+    if (Path(path) / "config.json").is_file():
+        run = Run.open(Path(path))
         summary, told = summaries.summarize_run(run), viewing.show_run(run, out)
     else:
         store = datasets.EpisodeStore(path)

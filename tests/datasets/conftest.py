@@ -1,5 +1,6 @@
 import shutil
 
+import fsspec
 import pytest
 from arm import ARM, arm_trajectory
 from episodes import SPEC, random_trajectory
@@ -28,3 +29,21 @@ def arm_store(tmp_path_factory):
     with EpisodeStore.create(tmp_path_factory.mktemp("arm") / "arm.zarr", ARM, {"env": "arm"}) as store:
         store.append(arm_trajectory([9, 4, 12], seed=5), [1, 2, 3])
     return store
+
+
+@pytest.fixture(scope="session")
+def bucket(tmp_path_factory):
+    """The URL of an empty bucket on a server of this machine."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    before = dict(fsspec.config.conf)
+    credentials = {"key": "a", "secret": "b", "endpoint_url": f"http://{host}:{port}"}
+    fsspec.config.conf["s3"] = credentials
+    fsspec.filesystem("s3").mkdir("episodes")
+    yield "s3://episodes"
+    fsspec.config.conf.clear()
+    fsspec.config.conf.update(before)
+    server.stop()

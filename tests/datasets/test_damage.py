@@ -29,7 +29,7 @@ def flip(file: Path, position: int, bit: int = 0) -> None:
 
 def test_array_chunk_and_episode_of_a_flipped_byte_are_named(path):
     store = EpisodeStore(path)
-    offset = int(store._columns["images/front"]._table(0)[3][0])
+    offset = int(store._columns["images/front"]._table(0)[1][3, 0])
     flip(path / "images/front/c/0/0/0/0", offset + 1000)
     store = EpisodeStore(path)
     store[0]

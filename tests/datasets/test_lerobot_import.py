@@ -14,7 +14,8 @@ from arm import ARM
 from episodes import assert_equal, columns
 
 from worldlab import so101
-from worldlab.datasets import EpisodeStore
+from worldlab.collection import Recipe, collect
+from worldlab.datasets import EpisodeStore, lerobot_import
 from worldlab.datasets.lerobot_export import export_dataset
 from worldlab.datasets.lerobot_import import import_dataset
 from worldlab.errors import UsageError
@@ -46,6 +47,19 @@ def test_a_store_comes_back_from_pictures_as_it_was(arm_store, pictures, tmp_pat
         assert_equal(ours, theirs)
 
 
+def test_recorded_demonstrations_come_back_bit_for_bit(tmp_path):
+    """Executed and labelled actions alike: the expert's targets are multiples of what LeRobot's units can hold."""
+    collect(Recipe(env="worldlab/Lift-v0", noise=0.7, keep_failures=True, size=16, n=2), f"{tmp_path}/x.zarr", 2)
+    store = EpisodeStore(tmp_path / "x.zarr")
+    import_dataset(
+        export_dataset(store, tmp_path / "set", video=False, physics=True, show=False), tmp_path / "back.zarr"
+    )
+    back = EpisodeStore(tmp_path / "back.zarr")
+    assert (back.spec, back.seeds.tolist()) == (store.spec, store.seeds.tolist())
+    for ours, theirs in zip(store, back, strict=True):
+        assert_equal(ours, theirs)
+
+
 def test_a_store_comes_back_from_video_but_for_the_change_of_colour_space(arm_store, film, tmp_path):
     import_dataset(film, tmp_path / "back.zarr", show=False)
     back = EpisodeStore(tmp_path / "back.zarr")
@@ -64,9 +78,10 @@ def test_a_store_comes_back_from_video_but_for_the_change_of_colour_space(arm_st
                 assert torch.equal(after, before[name]), name
 
 
-def test_a_killed_import_goes_on(arm_store, pictures, tmp_path):
+def test_a_killed_import_goes_on(arm_store, pictures, tmp_path, monkeypatch):
     import lerobot.datasets.dataset_metadata  # noqa: F401  # once, for all forks
 
+    monkeypatch.setattr(lerobot_import, "_PORTION_BYTES", 1)
     out = tmp_path / "back.zarr"
     random = np.random.default_rng(0)
     for _ in range(3):
@@ -233,3 +248,13 @@ def test_what_cannot_be_imported_is_refused(foreign, pictures, tmp_path):
     refuses(foreign, "'action' cannot be the action: the dataset has none. Name another: --rename action=FEATURE")
     refuses(foreign, "unknown feature 'observation.images.front'", rename={"front": "observation.images.front"})
     refuses(foreign, "'command' is not a camera", rename={"front": "command", "action": "observation.state"})
+
+
+@pytest.mark.parametrize("dataset", ["pictures", "older"])
+def test_a_store_behind_a_url_is_imported_to(arm_store, bucket, dataset, request, tmp_path):
+    url = f"{bucket}/{tmp_path.name}.zarr"
+    assert import_dataset(request.getfixturevalue(dataset), url, show=False).added == 3
+    assert import_dataset(request.getfixturevalue(dataset), url, show=False).added == 0
+    for ours, theirs in zip(arm_store, EpisodeStore(url), strict=True):
+        assert torch.equal(theirs.action, ours.action)
+        assert torch.equal(theirs.obs.state[:-1], ours.obs.state[:-1])

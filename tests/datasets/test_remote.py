@@ -1,6 +1,5 @@
 """The same store behind URLs: in memory, and on a server that speaks S3."""
 
-import fsspec
 import pytest
 import zarr
 from episodes import SPEC, assert_equal, random_trajectory
@@ -8,24 +7,6 @@ from episodes import SPEC, assert_equal, random_trajectory
 from worldlab.datasets import EpisodeStore, Windows, merge, statistics
 from worldlab.datasets.files import RemoteLock
 from worldlab.errors import UsageError
-
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """The URL of an empty bucket on a server of this machine."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    before = dict(fsspec.config.conf)
-    credentials = {"key": "a", "secret": "b", "endpoint_url": f"http://{host}:{port}"}
-    fsspec.config.conf["s3"] = credentials
-    fsspec.filesystem("s3").mkdir("episodes")
-    yield "s3://episodes"
-    fsspec.config.conf.clear()
-    fsspec.config.conf.update(before)
-    server.stop()
 
 
 @pytest.fixture(params=["memory", "s3"])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from episodes import SPEC, assert_equal, columns, random_trajectory
 
-from worldlab.datasets import EpisodeStore, Windows, merge
+from worldlab.datasets import EpisodeStore, Windows, buffers, merge
 from worldlab.datasets.columns import Column
 from worldlab.errors import UsageError
 
@@ -138,6 +138,22 @@ print(windows.count, opened, used, peak() - before)
     assert seconds < 1
     assert megabytes < 100
     assert with_order < 100
+
+
+@pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
+def test_memory_is_used_again_but_never_while_any_part_of_a_batch_is_held(store, cache_bytes, monkeypatch):
+    monkeypatch.setattr(buffers, "_WORTH_KEEPING", 0)
+    windows = Windows(store, length=3, batch=4, cache_bytes=cache_bytes)
+    fresh = [Windows(store, length=3, batch=4, cache_bytes=cache_bytes)[i] for i in range(12)]
+    held = [windows[i].obs.images["front"][1:, 0] for i in range(4)]
+    array = windows[4].action.numpy()
+    for i in range(5, 12):
+        assert_equal(windows[i], fresh[i])
+    for i, part in enumerate(held):
+        assert torch.equal(part, fresh[i].obs.images["front"][1:, 0])
+    assert (array == fresh[4].action.numpy()).all()
+    places = {windows[i].obs.images["front"].data_ptr() for i in range(12)}
+    assert len(places) <= 3
 
 
 def test_unused_rows_between_episodes_are_never_seen(tmp_path):

@@ -6,12 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import COUNT_SPEC, CountEnv, PerfectModel
+from conftest import COUNT_SPEC, CountEnv, Ones, PerfectModel
 
 from worldlab.errors import UsageError
 from worldlab.eval.branches import actions_of, choose_starts, kinds_of
+from worldlab.eval.branching import follow
 from worldlab.eval.counterfactual import counterfactual
 from worldlab.rollout import rollout
+from worldlab.seeding import generator as seeded
 
 
 class Store(list):
@@ -55,24 +57,35 @@ def measure(model, store, **options):
 
 def test_a_perfect_model_has_no_error(store):
     r = measure(PerfectModel(), store)
-    for errors in (r.effect_error, r.effect_error_object, r.state_error_cm, r.object_error_cm):
-        assert list(errors) == [1, 2, 5, 10]
-        assert max(errors.values()) < 1e-4
-    assert min(r.state_error_cm_copy_last.values()) > 1
-    assert min(r.state_error_cm_recorded.values()) > 1
+    for name in ("effect_error", "effect_error_object", "state_error_cm", "object_error_cm", "state_error_rad"):
+        assert list(r[name].value) == [1, 2, 5, 10]
+        assert max(r[name].value.values()) < 1e-4
+    for name in ("reward_error", "regret"):
+        assert max(r[name].value.values()) < 1e-4
+    for name in ("ssim", "rank_correlation"):
+        np.testing.assert_allclose(list(r[name].value.values()), 1, atol=1e-5)
+    assert set(r["psnr"].value.values()) == {np.inf}
+    for beside in ("recorded", "copy_last", "dataset_mean"):
+        assert min(r[f"state_error_cm_{beside}"].value.values()) > 1
+        assert min(r[f"reward_error_{beside}"].value.values()) > 0.01
+        assert max(r[f"psnr_{beside}"].value.values()) < 45
+    assert min(r["regret_random"].value.values()) > 0
 
 
 def test_a_model_that_ignores_actions_scores_exactly_one(store):
     r = measure(Deaf(), store)
-    for errors in (r.effect_error, r.effect_error_object, r.effect_error_recorded, r.copy_last):
-        assert set(errors.values()) == {1.0}
-    assert r.effect_error_interval == dict.fromkeys([1, 2, 5, 10], (1.0, 1.0))
+    for name in ("effect_error", "effect_error_object", "effect_error_recorded", "copy_last"):
+        assert set(r[name].value.values()) == {1.0}
+    assert r["effect_error"].interval == dict.fromkeys([1, 2, 5, 10], (1.0, 1.0))
+    # All branches are one to it: it cannot rank them, and chooses blindly.
+    assert set(r["rank_correlation"].value.values()) == {0.0}
+    assert r["regret"] == r["regret_random"]
 
 
 def test_half_the_effect_is_half_an_error(store):
     r = measure(Half(), store)
-    np.testing.assert_allclose(list(r.effect_error.values()), 0.5, atol=1e-4)
-    assert set(r.effect_error_recorded.values()) == {1.0}
+    np.testing.assert_allclose(list(r["effect_error"].value.values()), 0.5, atol=1e-4)
+    assert set(r["effect_error_recorded"].value.values()) == {1.0}
 
 
 def test_branches_that_ended_do_not_count(store):
@@ -81,9 +94,9 @@ def test_branches_that_ended_do_not_count(store):
     assert r.n_by_horizon[1] == 40
     # CountEnv stands still after 12 steps while the perfect model counts on.
     assert r.n_by_horizon[20] == 0
-    assert np.isnan(r.effect_error[20])
+    assert np.isnan(r["effect_error"].value[20])
     assert r.to_json()["effect_error"]["20"] is None
-    assert max(r.effect_error[h] for h in (1, 2, 5, 10)) < 1e-4
+    assert max(r["effect_error"].value[h] for h in (1, 2, 5, 10)) < 1e-4
 
 
 def test_the_result_depends_on_the_seed_and_not_on_the_number_of_environments(store):
@@ -100,21 +113,24 @@ def test_the_json_is_json(store):
     values = json.loads(json.dumps(r.to_json(), allow_nan=False))
     assert set(values["effect_error"]) == set(values["copy_last"]) == {"1", "2"}
     assert len(values["effect_error_interval"]["1"]) == 2
+    assert values["effect_error_n"] == values["n_by_horizon"]
+    assert values["kinds"] == ["recorded", "hold", "shuffled", "perturbed", "random", "shuffled"]
     assert "examples" not in values
 
 
 def test_examples_show_the_truth_above_the_dream(store):
     example = measure(PerfectModel(), store).examples[0]
     frames = example.frames()
-    assert frames.shape == (10, 16, 6 * 8, 3)
-    assert np.array_equal(frames[:, :8], frames[:, 8:])
+    assert frames.shape == (10, 24, 6 * 8, 3)
+    assert np.array_equal(frames[:, :8], frames[:, 8:16])
+    assert not frames[:, 16:].any()
     assert example.kinds == ("recorded", "hold", "shuffled", "perturbed", "random", "shuffled")
 
 
 def test_the_recorded_branch_is_what_was_done(store):
     starts = choose_starts(store, range(6), 8, 4, seed=0)
     for i, start in enumerate(starts):
-        actions = actions_of(i, starts, 5, 4, COUNT_SPEC, seed=0)
+        actions = actions_of(i, starts, kinds_of(5), 4, COUNT_SPEC, seed=0)
         torch.testing.assert_close(
             actions[0, : len(start.actions) - start.row], start.actions[start.row : start.row + 4]
         )
@@ -126,10 +142,71 @@ def test_joint_targets_go_on_from_where_they_are(store):
     spec = replace(COUNT_SPEC, control="joint_position")
     starts = choose_starts(store, range(6), 8, 4, seed=0)
     for i, start in enumerate(starts):
-        actions = actions_of(i, starts, 5, 4, spec, seed=0)
+        actions = actions_of(i, starts, kinds_of(5), 4, spec, seed=0)
         present = start.actions[start.row - 1] if start.row else start.context.obs.state[-1].clamp(-1, 1)
         assert (actions[1] == present).all()
         torch.testing.assert_close(actions[2, 0], present)
+
+
+class Seen(CountEnv):
+    """Can be looked at after it is restored."""
+
+    def observe(self):
+        return self._obs(), self._info()
+
+
+def test_branches_may_be_named_told_or_acted(store):
+    told = torch.linspace(-1, 1, 12)[:, None]
+    others = {"told": told, "ones": Ones()}
+    r = counterfactual(PerfectModel(), store, Seen(5), branches=("zero", "told", "ones"), others=others, horizon=5)
+    assert r.kinds == ("recorded", "zero", "told", "ones")
+    assert set(r.effect_error_by_kind) == {"zero", "told", "ones"}
+    assert max(r["effect_error"].value.values()) < 1e-4
+
+
+def test_a_policy_branches_from_what_it_sees(store):
+    class Mirror(Ones):
+        def act(self, obs):
+            return -obs.state[:, None] / 10
+
+    starts = choose_starts(store, range(6), 7, 4, seed=0)
+    actions = follow(Seen(3), starts, Mirror(), 4, seed=0)
+    begun = torch.stack([s.context.obs.state[-1] for s in starts])
+    torch.testing.assert_close(actions[:, 0], -begun / 10)
+    torch.testing.assert_close(actions[:, 1], -(begun + actions[:, 0]) / 10)
+
+
+class Unsure(PerfectModel):
+    """Adds noise to what it knows."""
+
+    def imagine(self, belief, action, generator=None):
+        dream, end = super().imagine(belief, action, generator)
+        noise = torch.zeros_like(dream.privileged)
+        if generator is not None:
+            noise = torch.randn(dream.privileged.shape, generator=generator)
+        return replace(dream, privileged=dream.privileged + noise), end
+
+
+def test_a_model_that_knows_its_doubt_has_as_much_spread_as_error(store):
+    class Biased(PerfectModel):
+        def imagine(self, belief, action, generator=None):
+            # The truth is drawn from the same distribution as the samples: off by one draw of the noise.
+            dream, end = super().imagine(belief, action, generator)
+            shift = torch.randn(dream.privileged.shape, generator=seeded(len(action), int(1000 * belief[0, 0])))
+            return replace(dream, privileged=dream.privileged + shift), end
+
+    class Calibrated(Biased):
+        def imagine(self, belief, action, generator=None):
+            dream, end = super().imagine(belief, action, generator)
+            noise = torch.randn(dream.privileged.shape, generator=generator)
+            return replace(dream, privileged=dream.privileged + noise), end
+
+    def spread_skill(model):
+        return list(measure(model, store, starts=16, horizon=5)["spread_skill"].value.values())
+
+    np.testing.assert_allclose(spread_skill(Calibrated()), 1, atol=0.15)
+    assert set(spread_skill(Biased())) == {0.0}  # sure of itself, and wrong
+    assert min(spread_skill(Unsure())) > 1.5  # its mean is right
 
 
 def test_every_branch_has_a_kind():
@@ -144,6 +221,12 @@ def test_what_cannot_be_compared_is_refused(store):
         counterfactual(PerfectModel(), store, CountEnv(), branches=1)
     with pytest.raises(UsageError, match="no episodes"):
         counterfactual(PerfectModel(), store, CountEnv(), episodes=[])
+    with pytest.raises(UsageError, match="unknown way to branch 'shufled'"):
+        counterfactual(PerfectModel(), store, CountEnv(), branches=("shufled",))
+    with pytest.raises(UsageError, match="cannot be looked at"):
+        counterfactual(PerfectModel(), store, CountEnv(), branches=("ones",), others={"ones": Ones()})
+    with pytest.raises(UsageError, match="at least 20 rows of 1"):
+        counterfactual(PerfectModel(), store, CountEnv(), branches=("few",), others={"few": torch.zeros(3, 1)})
     blind = PerfectModel()
     blind.spec = replace(COUNT_SPEC, privileged=())
     with pytest.raises(UsageError, match="not all imagined"):

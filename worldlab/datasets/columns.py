@@ -31,7 +31,7 @@ class Column:
 
     def __init__(self, files: Files, layout: Layout) -> None:
         self.files, self.layout = files, layout
-        self._index: dict[int, NDArray[np.int64]] = {}
+        self._index: dict[int, tuple[str, NDArray[np.int64]]] = {}
 
     def check(self, rows: int) -> None:
         """Raise `DamageError` if the array's zarr.json is missing, was changed, or has fewer than `rows` rows."""
@@ -72,9 +72,8 @@ class Column:
         """The encoded chunks of shard k that end at or before a row."""
         count = (row % self.layout.shard) // self.layout.chunk
         if count:
-            file = self.layout.file(k)
-            table = self._table(k)[:count]
-            yield from self.files.spans([(file, int(a), int(a + size)) for a, size in table])
+            file, table = self._table(k)
+            yield from self.files.spans([(file, int(a), int(a + size)) for a, size in table[:count]])
 
     def read(self, start: int, stop: int) -> NDArray[np.generic]:
         """Rows start..stop-1. Raises `DamageError`."""
@@ -89,35 +88,42 @@ class Column:
             DamageError: a chunk is missing, or does not match its checksum.
         """
         layout = self.layout
-        pieces = (
-            (chunk, a - chunk * layout.chunk, out[a - start : b - start])
-            for start, out in wanted
-            for chunk, a, b in layout.split(start, start + len(out), layout.chunk)
-        )
         scratch = np.empty((layout.chunk, *layout.shape), layout.dtype)
-        for group in batched(pieces, _AT_ONCE):
-            parts = self.files.spans([self._span(chunk) for chunk, *_ in group])
+        for group in batched(self._pieces(wanted), _AT_ONCE):
+            parts = self.files.spans([self._span(chunk) for chunk, _, _ in group])
             for (chunk, start, out), data in zip(group, parts, strict=True):
                 try:
                     layout.decode(data, start, out, scratch)
                 except ValueError:
                     layout.decode(self._fetch_anew(chunk), start, out, scratch)
 
+    def _pieces(self, wanted: Iterable[Wanted]) -> Iterator[tuple[int, int, NDArray[np.generic]]]:
+        """The chunks that hold the rows: their numbers, and which of their rows go where."""
+        rows = self.layout.chunk
+        for start, out in wanted:
+            done, count = 0, len(out)
+            while done < count:
+                chunk, first = divmod(start + done, rows)
+                stop = min(done + rows - first, count)
+                yield chunk, first, out[done:stop]
+                done = stop
+
     def _span(self, chunk: int) -> tuple[str, int, int]:
         """Where a chunk's bytes are."""
         shard, place = divmod(chunk, self.layout.shard // self.layout.chunk)
-        offset, size = self._table(shard)[place].tolist()
+        file, table = self._index[shard] if shard in self._index else self._table(shard)
+        offset, size = table[place].tolist()
         if size < 0:
             raise self._lost(chunk, "was never written")
-        return self.layout.file(shard), offset, offset + size
+        return file, offset, offset + size
 
-    def _table(self, shard: int) -> NDArray[np.int64]:
-        """The places of a shard's chunks."""
+    def _table(self, shard: int) -> tuple[str, NDArray[np.int64]]:
+        """The file of a shard, and the places of its chunks."""
         if shard not in self._index:
             file, rows = self.layout.file(shard), (shard * self.layout.shard, (shard + 1) * self.layout.shard - 1)
             try:
                 (tail,) = self.files.spans([(file, -self.layout.index_bytes, None)])
-                self._index[shard] = self.layout.index(tail)
+                self._index[shard] = file, self.layout.index(tail)
             except FileNotFoundError:
                 raise DamageError(self.layout.name, f"lost its file '{file}'", rows) from None
             except ValueError as error:
@@ -127,8 +133,8 @@ class Column:
     def _fetch_anew(self, chunk: int) -> Bytes:
         """A chunk that did not match, from a shard that was replaced by a longer one since its table was read."""
         shard = chunk // (self.layout.shard // self.layout.chunk)
-        known = self._index.pop(shard)
-        if np.array_equal(known, self._table(shard)):
+        _, known = self._index.pop(shard)
+        if np.array_equal(known, self._table(shard)[1]):
             raise self._lost(chunk, "does not match its checksum")
         (data,) = self.files.spans([self._span(chunk)])
         return data

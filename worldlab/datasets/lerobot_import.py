@@ -1,7 +1,9 @@
 """LeRobot datasets read into an episode store, one episode at a time."""
 
+import hashlib
 import shutil
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
@@ -15,16 +17,20 @@ from rich.progress import Progress
 from torch import Tensor
 
 from worldlab import so101
+from worldlab.datasets.files import files_at
 from worldlab.datasets.lerobot_format import EXTRAS, IMAGE, is_so101, quiet
 from worldlab.datasets.lerobot_match import match, spec
 from worldlab.datasets.lerobot_source import locate
 from worldlab.datasets.store import EpisodeStore
 from worldlab.errors import UsageError
 from worldlab.runs import Json, to_json
-from worldlab.trajectory import Observation, Trajectory
+from worldlab.trajectory import Observation, Trajectory, stack
 
 if TYPE_CHECKING:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
+
+_PORTION_BYTES = 1 << 26
+"""Of pictures that are appended together: every append replaces the last file of every column."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +65,7 @@ def import_dataset(
 
     Args:
         source: a folder in format v3.0 or v2.1, or "owner/name" on the hub.
-        out: the store, new or from an interrupted import.
+        out: the store's path or URL, new or from an interrupted import.
         rename: name here -> LeRobot's feature, for cameras (front: observation.images.top) and columns (state, action,
             reward, terminated, success).
         size: height and width that every camera is resized to; None keeps each as it is.
@@ -70,8 +76,7 @@ def import_dataset(
         UsageError: `source` is no LeRobot dataset, is of another version, or is damaged; a rename names a feature that
             it does not have; `out` is another store.
     """
-    out = Path(out)
-    work = out.with_name(f"{out.name}.v30")
+    work = _beside(str(out))
     root = locate(str(source), work)
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
@@ -87,16 +92,38 @@ def import_dataset(
         with _open_store(out, reader, about) as store, Progress(console=Console(stderr=True), disable=not show) as bar:
             before = len(store)
             task = bar.add_task("importing", total=len(reader), completed=before)
-            for i in range(before, len(reader)):
-                store.append(reader[i].map(lambda x: x[None]), [reader.seed(i)])
-                bar.advance(task)
+            for episodes in _portions(reader, before):
+                first = len(store)
+                store.append(stack(episodes), [reader.seed(i) for i in range(first, first + len(episodes))])
+                bar.advance(task, len(episodes))
             total = len(store)
     shutil.rmtree(work, ignore_errors=True)
     return Imported(total - before, total, reader.match.skipped)
 
 
-def _open_store(out: Path, reader: "_Reader", about: Mapping[str, Json]) -> EpisodeStore:
-    if not out.exists():
+def _beside(out: str) -> Path:
+    """Where to convert an older format: beside a local store."""
+    if "://" in out:
+        return Path(tempfile.gettempdir()) / f"worldlab-{hashlib.sha256(out.encode()).hexdigest()[:16]}.v30"
+    return Path(out).with_name(f"{Path(out).name}.v30")
+
+
+def _portions(reader: "_Reader", first: int) -> Iterator[list[Trajectory]]:
+    """The episodes from one on, as many together as are worth an append."""
+    portion: list[Trajectory] = []
+    waiting = 0
+    for i in range(first, len(reader)):
+        portion.append(reader[i])
+        waiting += sum(image.nbytes for image in portion[-1].obs.images.values())
+        if waiting >= _PORTION_BYTES:
+            yield portion
+            portion, waiting = [], 0
+    if portion:
+        yield portion
+
+
+def _open_store(out: str | Path, reader: "_Reader", about: Mapping[str, Json]) -> EpisodeStore:
+    if not files_at(out).exists():
         return EpisodeStore.create(out, reader.spec, {**reader.provenance, "lerobot": about})
     store = EpisodeStore(out)
     if store.provenance.get("lerobot") != about:

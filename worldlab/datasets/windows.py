@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldlab.datasets import rows
+from worldlab.datasets.buffers import Buffers
 from worldlab.datasets.store import EpisodeStore
 from worldlab.errors import UsageError
 from worldlab.seeding import generator
@@ -77,6 +78,7 @@ class Windows:
             raise UsageError(f"'{store.path}' has no window: none of the {len(chosen)} episodes used holds {kind}.")
         self._cached = self._affordable(cache_bytes)
         self._cache: dict[str, Tensor] = {}
+        self._buffers = Buffers()
         self._epoch = (-1, np.zeros(0, np.int32))
 
     @property
@@ -130,23 +132,36 @@ class Windows:
     ) -> Tensor:
         """Rows t + offset of each episode: (b, len(offset)), zero from `left` on."""
         valid = offset < left[:, None]
+        layout = next(layout for layout in self.store.layouts if layout.name == column)
+        out = self._buffers.empty((*valid.shape, *layout.shape), layout.dtype)
         if column in self._cached:
             place = (self._packed[episode] + t)[:, None] + np.minimum(offset, left[:, None] - 1)
-            x = self._whole(column).index_select(0, torch.from_numpy(place.ravel())).unflatten(0, place.shape)
-            if not valid.all():
-                x[torch.from_numpy(~valid)] = 0
-            return x
-        layout = next(layout for layout in self.store.layouts if layout.name == column)
-        out = np.empty((*valid.shape, *layout.shape), layout.dtype)
-        starts = self.store.starts[self._episodes[episode]] + t
-        wanted = [
-            (int(start) + int(offset[j]), out[i, j : j + (n if self.stride == 1 else 1)])
-            for i, (start, n) in enumerate(zip(starts, valid.sum(1).tolist(), strict=True))
-            for j in range(0, n, n if self.stride == 1 else 1)
-        ]
-        out[~valid] = 0
-        self.store.fill(column, wanted)
-        return torch.from_numpy(out)
+            torch.index_select(self._whole(column), 0, torch.from_numpy(place.ravel()), out=out.flatten(0, 1))
+        else:
+            self._decode(column, self.store.starts[self._episodes[episode]] + t, valid.sum(1), offset, out)
+        if not valid.all():
+            out[torch.from_numpy(~valid)] = 0
+        return out
+
+    def _decode(
+        self,
+        column: str,
+        start: NDArray[np.int64],
+        count: NDArray[np.int64],
+        offset: NDArray[np.int64],
+        out: Tensor,
+    ) -> None:
+        """Read the first `count` of the rows start + offset of each window, (b,), into out (b, len(offset))."""
+        run = 1 if self.stride > 1 and len(offset) > 1 else len(offset)  # rows that follow one another
+        array = out.numpy()
+        self.store.fill(
+            column,
+            (
+                (first + step, array[i, j : min(j + run, rows)])
+                for i, (first, rows) in enumerate(zip(start.tolist(), count.tolist(), strict=True))
+                for j, step in zip(range(0, rows, run), offset[::run].tolist(), strict=False)
+            ),
+        )
 
     def _affordable(self, budget: int) -> set[str]:
         """The columns that are kept in memory."""

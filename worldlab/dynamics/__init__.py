@@ -5,21 +5,47 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from worldlab.dynamics.imagined import ImaginedEnv
+from worldlab.dynamics.objectives import ToZone, mean_reward
+from worldlab.dynamics.planners import CEM, MPPI, Planner
+from worldlab.dynamics.rssm import RSSM
+from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.dynamics.state_model import StateModel, StateModelConfig
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
 from worldlab.runs import Run
 from worldlab.trajectory import Spec
 
-__all__ = ["ImaginedEnv", "StateModel", "StateModelConfig", "create", "load"]
+__all__ = [
+    "CEM",
+    "MPPI",
+    "RSSM",
+    "ImaginedEnv",
+    "ModelConfig",
+    "Planner",
+    "RSSMConfig",
+    "StateModel",
+    "StateModelConfig",
+    "ToZone",
+    "create",
+    "load",
+    "mean_reward",
+]
 
 
-def create(config: StateModelConfig, spec: Spec, statistics: Statistics) -> StateModel:
+type ModelConfig = StateModelConfig | RSSMConfig
+"""Of any world model."""
+
+
+def create(config: ModelConfig, spec: Spec, statistics: Statistics) -> StateModel | RSSM:
     """An untrained world model for data of that `Spec`."""
-    return StateModel(config, spec, statistics)
+    match config:
+        case StateModelConfig():
+            return StateModel(config, spec, statistics)
+        case RSSMConfig():
+            return RSSM(config, spec, statistics)
 
 
-def load(path: str | Path, device: str = "cpu") -> StateModel:
+def load(path: str | Path, device: str = "cpu") -> StateModel | RSSM:
     """The world model of a run.
 
     Raises:
@@ -27,10 +53,10 @@ def load(path: str | Path, device: str = "cpu") -> StateModel:
     """
     run = Run.open(path)
     config = run.config
-    if config["kind"] != "state":
-        raise UsageError(f"'{path}' holds a policy ({config['kind']}), not a world model (state).")
+    if config["kind"] not in ("state", "rssm"):
+        raise UsageError(f"'{path}' holds a policy ({config['kind']}), not a world model (state or rssm).")
     model = create(
-        TypeAdapter(StateModelConfig).validate_python(config["model"]),
+        TypeAdapter[ModelConfig](ModelConfig).validate_python(config["model"]),
         TypeAdapter(Spec).validate_python(config["spec"]),
         TypeAdapter(Statistics).validate_python(config["statistics"]),
     )

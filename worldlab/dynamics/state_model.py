@@ -5,7 +5,7 @@ from itertools import pairwise
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -100,8 +100,8 @@ class StateModel(nn.Module):
         Raises:
             UsageError: the context holds no privileged state.
         """
-        rows = self._rows(context)
-        last = (context.length - 1).clamp(min=0)
+        rows = self._rows(context.to(self.linear.weight.device))
+        last = (context.length - 1).clamp(min=0).to(rows.device)
         return rows[torch.arange(len(rows), device=rows.device), last]
 
     @torch.no_grad()
@@ -109,21 +109,41 @@ class StateModel(nn.Module):
         self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
     ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
         """What follows each action; deterministic, so `generator` is not used."""
+        dream, end = self._dream(belief, action)
+        return self._trajectory(dream, action, self.decoder.draw(self._drawn(dream))), end
+
+    @torch.no_grad()
+    def sketch(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
+        """`imagine` without images, some ten times as fast."""
+        dream, end = self._dream(belief, action)
+        return self._trajectory(dream, action, {}), end
+
+    def _dream(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"]
+    ) -> tuple[World, Float[Tensor, "b d"]]:
+        """The worlds (b, t, ...) after each action, and the belief after the last."""
         beliefs: list[Tensor] = []
-        for now in action.unbind(1):
+        for now in action.to(belief.device).unbind(1):
             belief = self._join(self.advance(self._split(belief), now))
             beliefs.append(belief)
-        dream = self._split(torch.stack(beliefs, 1))
+        return self._split(torch.stack(beliefs, 1)), belief
+
+    def _trajectory(
+        self, dream: World, action: Float[Tensor, "b t a"], images: dict[str, UInt8[Tensor, "b t _ _ 3"]]
+    ) -> Trajectory:
+        """A dream as others see it."""
         reward, terminated, success = self._outcome(dream).unbind(-1)
         return Trajectory(
-            obs=Observation(self.decoder.draw(self._drawn(dream)), dream.state, ("",) * len(action)),
+            obs=Observation(images, dream.state, ("",) * len(action)),
             action=action,
             reward=reward,
             terminated=terminated > 0,
             success=success > 0,
             valid=torch.ones_like(reward, dtype=torch.bool),
             privileged=self.layout.join(dream),
-        ), belief
+        )
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """Errors of dreams of `config.horizon` steps from every row, of their outcomes, and of drawn frames.

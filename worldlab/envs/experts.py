@@ -210,7 +210,7 @@ class Expert:
         clean = self._act(self._env.situation)
         done = clean + self._disturbance() if self._noise else clean
         self._step += 1
-        return torch.tensor(np.clip(done, so101.LOW, so101.HIGH), dtype=torch.float32)[:, None]
+        return so101.target(torch.from_numpy(done)).float()[:, None]
 
     def _disturbance(self) -> Float[Array, "n 6"]:
         draws = [np.random.default_rng(seeding.key(seed, self._step // _BURST)) for seed in self._seeds]

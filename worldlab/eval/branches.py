@@ -1,6 +1,6 @@
 """Where counterfactuals begin, and what is done in each branch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Protocol, runtime_checkable
@@ -71,23 +71,35 @@ def choose_starts(store: Episodes, episodes: Sequence[int], starts: int, horizon
     return tuple(begin(i) for i in range(starts))
 
 
+WAYS = ("hold", "zero", "shuffled", "perturbed", "random")
+"""What a branch can do besides what was recorded, without being told; see `actions_of`."""
+
+
 def kinds_of(branches: int) -> tuple[str, ...]:
-    """What the actions of each branch are."""
+    """What the actions of each branch are, where only their number is given."""
     alternatives = islice(cycle(("shuffled", "perturbed", "random")), max(0, branches - 2))
     return ("recorded", "hold", *alternatives)[:branches]
 
 
 def actions_of(
-    i: int, starts: Sequence[Start], branches: int, horizon: int, spec: Spec, seed: int
+    i: int,
+    starts: Sequence[Start],
+    kinds: Sequence[str],
+    horizon: int,
+    spec: Spec,
+    seed: int,
+    given: Mapping[str, Float[Tensor, "s t a"]] | None = None,
 ) -> Float[Tensor, "k t a"]:
     """The actions of every branch from start state i, within the limits of `spec`.
 
     * recorded: what was done; after the episode's end, hold.
     * hold: the present joint targets for ever, or zero where an action is not a joint position.
+    * zero: the action zero, which sends joints to where their angles are zero.
     * shuffled: what was done at a random time of another start's episode; joint targets move along from the present
       ones instead of jumping to another place.
     * perturbed: recorded plus smooth noise, which for joint targets adds up to a random walk.
     * random: the present targets plus such a walk of the size of the recorded motion; for other actions, smooth noise.
+    * any other name: what `given` says, for every start state.
     """
     start, position = starts[i], spec.control == "joint_position"
     present = start.actions[start.row - 1] if start.row else start.context.obs.state[-1]
@@ -101,22 +113,27 @@ def actions_of(
 
     recorded = following(start.actions, start.row, start.actions[-1] if position else still)
 
-    def branch(k: int, kind: str) -> Tensor:
-        g = generator(seed, i, k)
-        if kind == "recorded":
-            return recorded
-        if kind == "hold":
-            return still.expand(horizon, -1)
-        if kind == "shuffled":
-            other = starts[(i + 1 + int(torch.randint(max(1, len(starts) - 1), (), generator=g))) % len(starts)].actions
-            row = int(torch.randint(max(1, len(other) - horizon), (), generator=g))
-            moves = following(other, row, other[-1] if position else still)
-            return moves - other[row] + still if position else moves
-        noise = size * _smooth(horizon, len(spec.action), g)
-        return (recorded if kind == "perturbed" else still) + (noise.cumsum(0) if position else noise)
+    def shuffled(g: torch.Generator) -> Tensor:
+        other = starts[(i + 1 + int(torch.randint(max(1, len(starts) - 1), (), generator=g))) % len(starts)].actions
+        row = int(torch.randint(max(1, len(other) - horizon), (), generator=g))
+        moves = following(other, row, other[-1] if position else still)
+        return moves - other[row] + still if position else moves
 
-    actions = torch.stack([branch(k, kind) for k, kind in enumerate(kinds_of(branches))])
-    return torch.clamp(actions, torch.tensor(spec.low), torch.tensor(spec.high))
+    def noise(g: torch.Generator) -> Tensor:
+        steps = size * _smooth(horizon, len(spec.action), g)
+        return steps.cumsum(0) if position else steps
+
+    ways: dict[str, Callable[[torch.Generator], Tensor]] = {
+        "recorded": lambda g: recorded,
+        "hold": lambda g: still.expand(horizon, -1),
+        "zero": lambda g: torch.zeros_like(recorded),
+        "shuffled": shuffled,
+        "perturbed": lambda g: recorded + noise(g),
+        "random": lambda g: still + noise(g),
+    }
+    told = given or {}
+    branches = [told[kind][i] if kind in told else ways[kind](generator(seed, i, k)) for k, kind in enumerate(kinds)]
+    return torch.clamp(torch.stack(branches), torch.tensor(spec.low), torch.tensor(spec.high))
 
 
 def _smooth(steps: int, width: int, g: torch.Generator) -> Float[Tensor, "t a"]:

@@ -26,6 +26,8 @@ from worldlab.policies.head import Head, Interface
 from worldlab.policies.inherit import Ancestor as Ancestor
 from worldlab.policies.insulated_policy import InsulatedConfig as InsulatedConfig
 from worldlab.policies.insulated_policy import InsulatedHead
+from worldlab.policies.lerobot_baseline import LeRobotBaseline as LeRobotBaseline
+from worldlab.policies.lerobot_baseline import LeRobotConfig as LeRobotConfig
 from worldlab.policies.random_policy import RandomPolicy as RandomPolicy
 from worldlab.policies.regression_policy import RegressionConfig as RegressionConfig
 from worldlab.policies.regression_policy import RegressionHead
@@ -43,9 +45,10 @@ from worldlab.trajectory import Spec, Trajectory
 type VLAConfigs = (
     FlowConfig | InsulatedConfig | DiffusionConfig | RegressionConfig | TokenConfig | ParallelTokenConfig | FastConfig
 )
-type Config = VLAConfigs | StateOnlyConfig
+type Config = VLAConfigs | StateOnlyConfig | LeRobotConfig
+type Trained = VLA | StateOnlyPolicy | LeRobotBaseline
 
-_KINDS = ("flow", "flow-insulated", "diffusion", "l1", "tokens", "tokens-parallel", "fast", "state-only")
+_KINDS = ("flow", "flow-insulated", "diffusion", "l1", "tokens", "tokens-parallel", "fast", "state-only", "lerobot")
 
 
 @runtime_checkable
@@ -116,7 +119,7 @@ def create(
     tasks: Sequence[str],
     examples: Trajectory | None = None,
     ancestor: Ancestor | None = None,
-) -> VLA | StateOnlyPolicy:
+) -> Trained:
     """A fresh policy for data of the given `Spec`.
 
     Args:
@@ -132,6 +135,8 @@ def create(
     """
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics)
+    if isinstance(config, LeRobotConfig):
+        return LeRobotBaseline(config, spec, statistics)
     pointing = config.grounding.camera if config.grounding.weight > 0 else None
     notes = note_examples(len(spec.state)) if config.state_in_prompt else ()
     make = Backbone.create if ancestor is None else ancestor.backbone
@@ -177,7 +182,7 @@ def _needed(name: str, env: Environment | None) -> Environment:
     return env
 
 
-def load_run(path: str | Path) -> VLA | StateOnlyPolicy:
+def load_run(path: str | Path) -> Trained:
     """The policy that a run holds.
 
     Raises:
@@ -200,17 +205,19 @@ def load_vla(path: str | Path) -> VLA:
     """
     policy = load_run(path)
     if not isinstance(policy, VLA):
-        raise UsageError(f"'{path}' holds the baseline that sees nothing; a run with cameras is needed here.")
+        raise UsageError(f"'{path}' holds a baseline ({policy.config.kind}); a vision-language policy is needed here.")
     return policy
 
 
-def of_description(description: Mapping[str, Json]) -> VLA | StateOnlyPolicy:
+def of_description(description: Mapping[str, Json]) -> Trained:
     """The policy that its `describe` described, with untrained weights and in evaluation mode."""
     config = TypeAdapter[Config](Annotated[Config, Field(discriminator="kind")]).validate_python(description["model"])
     spec = TypeAdapter(Spec).validate_python(description["spec"])
     statistics = TypeAdapter(Statistics).validate_python(description["statistics"])
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics).eval()
+    if isinstance(config, LeRobotConfig):
+        return LeRobotBaseline(config, spec, statistics).eval()
     architecture, words = description["backbone"], description["head"]
     assert isinstance(architecture, dict)
     assert isinstance(words, str | None)

@@ -92,7 +92,7 @@ class Norm(nn.Module):
 class ExpertLayer(nn.Module):
     """Attention to the context and among the tokens of one group, then a gated MLP."""
 
-    def __init__(self, trunk: PreTrainedConfig, width: int, adaptive: bool) -> None:
+    def __init__(self, trunk: PreTrainedConfig, width: int, mlp: int, adaptive: bool) -> None:
         super().__init__()
         heads, self.groups = trunk.num_attention_heads, trunk.num_key_value_heads
         self.size = languages.head_size(trunk)
@@ -100,8 +100,8 @@ class ExpertLayer(nn.Module):
         self.key = nn.Linear(width, self.groups * self.size, bias=False)
         self.value = nn.Linear(width, self.groups * self.size, bias=False)
         self.out = nn.Linear(heads * self.size, width, bias=False)
-        self.gate, self.up = (nn.Linear(width, 8 * width // 3, bias=False) for _ in range(2))
-        self.down = nn.Linear(8 * width // 3, width, bias=False)
+        self.gate, self.up = (nn.Linear(width, mlp, bias=False) for _ in range(2))
+        self.down = nn.Linear(mlp, width, bias=False)
         self.activation = ACT2FN[languages.activation(trunk)]
         self.before_attention, self.before_mlp = (Norm(width, trunk.rms_norm_eps, adaptive) for _ in range(2))
 
@@ -159,15 +159,18 @@ class ActionExpert(nn.Module):
         width: int,
         interface: Interface,
         conditioning: Conditioning = "token",
+        mlp: int | None = None,
     ) -> None:
-        """`trunk` is the language model's configuration."""
+        """`trunk` is the language model's configuration; see `FlowSettings` for the rest."""
         super().__init__()
         adaptive = conditioning == "adarms"
         self.width, self.conditioning = width, conditioning
         self.facts = FactTokens(interface, width) if interface.direct or not adaptive else None
         self.action_in, self.action_out = nn.Linear(interface.actions, width), nn.Linear(width, interface.actions)
         self.time_in, self.time_out = nn.Linear(width if adaptive else 2 * width, width), nn.Linear(width, width)
-        self.layers = nn.ModuleList(ExpertLayer(trunk, width, adaptive) for _ in range(trunk.num_hidden_layers))
+        self.layers = nn.ModuleList(
+            ExpertLayer(trunk, width, mlp or 8 * width // 3, adaptive) for _ in range(trunk.num_hidden_layers)
+        )
         self.norm = Norm(width, trunk.rms_norm_eps, adaptive)
         self.rotary = LlamaRotaryEmbedding(trunk)  # pyright: ignore[reportArgumentType] - any configuration with rope
         for layer in self.layers:

@@ -80,6 +80,12 @@ def labels(batch: Trajectory, k: int, expert: Sequence[int]) -> tuple[Float[Tens
     return action, real
 
 
+def check_execute(execute: int, chunk: int) -> None:
+    """Raise `UsageError` where more actions are to be executed than predicted, or none."""
+    if not 1 <= execute <= chunk:
+        raise UsageError(f"execute must be 1 to chunk ({chunk}), was {execute}.")
+
+
 def expert_columns(spec: Spec) -> list[int]:
     """Columns of the expert's clean action, in the order of `spec.action`; empty where there are none."""
     names = [f"expert.{name}" for name in spec.action]

@@ -23,6 +23,8 @@ class FlowSettings:
 
     width: int = 64
     """Width of the action expert; its depth and heads are the language model's."""
+    mlp: int | None = None
+    """Width of its MLPs; None is 8/3 of its own (pi0 has 4 times its own)."""
     conditioning: Conditioning = "token"
     """How the expert learns of time and state: "token" is pi0's, "adarms" is pi0.5's."""
     euler_steps: int = 10
@@ -49,7 +51,7 @@ class FlowHead(Head):
         """Set up the expert beside the trunk."""
         super().__init__()
         self.config, self.chunk = config, (interface.steps, interface.actions)
-        self.expert = ActionExpert(backbone.language.config, config.width, interface, config.conditioning)
+        self.expert = ActionExpert(backbone.language.config, config.width, interface, config.conditioning, config.mlp)
 
     def loss(
         self,

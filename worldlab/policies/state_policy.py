@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from worldlab.errors import UsageError
 from worldlab.normalize import Standardize, Statistics
-from worldlab.policies.chunks import Chunks
+from worldlab.policies.chunks import Chunks, check_execute
 from worldlab.policies.head import masked_mean
-from worldlab.policies.vla import check_execute
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 

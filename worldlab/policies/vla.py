@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from worldlab.errors import UsageError
 from worldlab.normalize import QuantileScale, Standardize, Statistics
 from worldlab.policies.backbone import Backbone, BackboneConfig, Prefix
-from worldlab.policies.chunks import Chunks
+from worldlab.policies.chunks import Chunks, check_execute
 from worldlab.policies.grounding import Grounding, GroundingConfig, Labels, Pointing
 from worldlab.policies.head import Head, Noise
 from worldlab.runs import Json, to_json
@@ -45,12 +45,6 @@ class VLAConfig:
     published models leave it to attention, which takes a small model longer to learn."""
     state_in_prompt: bool = False
     """Whether the trunk reads the joint positions too, as numbers from 0 to 255 after the instruction (pi0.5)."""
-
-
-def check_execute(execute: int, chunk: int) -> None:
-    """Raise `UsageError` where more actions are to be executed than predicted, or none."""
-    if not 1 <= execute <= chunk:
-        raise UsageError(f"execute must be 1 to chunk ({chunk}), was {execute}.")
 
 
 class VLA(nn.Module):

@@ -1,0 +1,55 @@
+"""What is collected depends neither on the number of processes nor on one that was killed."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+from episodes import assert_equal
+
+from worldlab.collection import Recipe, collect
+from worldlab.datasets import EpisodeStore
+from worldlab.errors import UsageError
+
+pytestmark = pytest.mark.slow
+
+RECIPE = Recipe(env="worldlab/Reach-v0", noise=0.7, size=16, n=2)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Twelve episodes that one process collected."""
+    store, kept, _ = collect(RECIPE, f"{tmp_path_factory.mktemp('alone')}/x.zarr", 12, workers=1)
+    assert kept == len(store) == 12
+    return store
+
+
+def test_two_processes_collect_the_same_episodes(alone, tmp_path):
+    store, kept, _ = collect(RECIPE, f"{tmp_path}/x.zarr", 12, workers=2)
+    assert kept == 12
+    assert store.seeds.tolist() == alone.seeds.tolist()
+    for ours, theirs in zip(alone, store, strict=True):
+        assert_equal(ours, theirs)
+
+
+def test_a_killed_collection_keeps_what_was_written_and_goes_on(alone, tmp_path):
+    path, part = tmp_path / "x.zarr", tmp_path / "x.zarr.part0"
+    wanted = ["--episodes", "400", "--noise", "0.7", "--size", "16", "--n", "2", "--workers", "1", "--out", str(path)]
+    command = [sys.executable, "-m", "worldlab", "collect", RECIPE.env, *wanted]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        while not (part / "zarr.json").exists() or len(EpisodeStore(part)) == 0:
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+    written = len(EpisodeStore(part))
+    store, kept, _ = collect(RECIPE, str(path), 2, workers=1)
+    assert (kept, len(store)) == (2, written + 2)
+    assert len(set(store.seeds.tolist())) == len(store)
+    assert not part.exists()
+    for ours, theirs in zip(alone, store, strict=False):
+        assert_equal(ours, theirs)
+
+
+def test_episodes_of_another_kind_are_refused(alone):
+    with pytest.raises(UsageError, match="camera 'front'"):
+        collect(Recipe(env=RECIPE.env, size=32, n=2), alone.path, 1)

@@ -1,0 +1,61 @@
+"""Planners are policies by name."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import COUNT_SPEC, CountEnv, Ones
+from contracts.test_world_models import statistics
+
+from worldlab import dynamics, players
+from worldlab.errors import UsageError
+from worldlab.policies import RandomPolicy
+from worldlab.rollout import rollout
+from worldlab.runs import Run
+
+
+class Seen(CountEnv):
+    """Can be looked at."""
+
+    def observe(self):
+        return self._obs(), self._info()
+
+
+@pytest.fixture
+def run(tmp_path):
+    data = rollout(Ones(), CountEnv(), seed=0, max_steps=3)
+    torch.manual_seed(0)
+    model = dynamics.create(dynamics.StateModelConfig(width=16), COUNT_SPEC, statistics(data))
+    run = Run.create(tmp_path / "model", model.describe())
+    run.save(model.state_dict())
+    return run.path
+
+
+def test_a_planner_is_named_by_its_run(run):
+    env = Seen()
+    planner = players.load(f"plan:{run}", env)
+    assert isinstance(planner, dynamics.Planner)
+    assert isinstance(planner.search, dynamics.CEM)
+    assert isinstance(players.load(f"plan.mppi:{run}", env).search, dynamics.MPPI)
+    assert rollout(planner, env, seed=0, max_steps=2).action.shape == (4, 3, 1)
+
+
+def test_other_names_are_those_of_policies():
+    assert isinstance(players.load("random", CountEnv()), RandomPolicy)
+
+
+def test_what_cannot_be_planned_is_refused(run):
+    with pytest.raises(UsageError, match=r"unknown way to plan 'mpi'\. Did you mean 'mppi'"):
+        players.load(f"plan.mpi:{run}", CountEnv())
+    with pytest.raises(UsageError, match="gripper, objects and a zone"):
+        players.load(f"plan.zone:{run}", CountEnv())
+    with pytest.raises(UsageError, match="no run at 'nowhere'"):
+        players.load("plan:nowhere", CountEnv())
+    with pytest.raises(UsageError, match="privileged state"):  # nobody tells the model what it must know
+        rollout(players.load(f"plan:{run}", CountEnv()), CountEnv(), seed=0, max_steps=1)
+
+
+def test_results_are_kept_with_the_run():
+    assert players.run_of("plan.mppi:runs/x") == (Path("runs/x"), "plan.mppi")
+    assert players.run_of("lerobot:out") == (Path("out"), "")
+    assert players.run_of("runs/x") == (Path("runs/x"), "")

@@ -1,0 +1,75 @@
+"""What networks predict numbers with: symlog, two-hot distributions and small multilayer perceptrons.
+
+Hafner et al. 2023, "Mastering Diverse Domains through World Models" (DreamerV3), section "Robust predictions".
+"""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+BINS = 255
+"""Of a two-hot distribution."""
+REACH = 20.0
+"""The bins lie evenly between the symlogs -20 and 20."""
+
+
+def symlog(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """sign(x) ln(1 + |x|): the identity near zero, a logarithm far from it (DreamerV3, eq. 9)."""
+    return x.sign() * x.abs().log1p()
+
+
+def symexp(x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """The inverse of `symlog`."""
+    return x.sign() * x.abs().expm1()
+
+
+class TwoHot(nn.Module):
+    """Reads a number off logits over bins that are far apart where numbers are large (DreamerV3, eq. 10 and 11).
+
+    The number is the mean of the bins, so that its scale does not touch the size of gradients.
+    """
+
+    bins: Tensor
+
+    def __init__(self, bins: int = BINS) -> None:
+        """`bins` is odd, so that one of them is zero."""
+        super().__init__()
+        # Exactly antisymmetric, so that equal logits mean exactly zero.
+        upper = symexp(torch.linspace(0, REACH, bins // 2 + 1))
+        self.register_buffer("bins", torch.cat([-upper.flip(0)[:-1], upper]), persistent=False)
+
+    def mean(self, logits: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
+        """The number that is meant. Bins of either sign are paired before they are summed: they reach 5e8."""
+        weighted = logits.float().softmax(-1) * self.bins
+        half = len(self.bins) // 2
+        return (weighted[..., half + 1 :] + weighted[..., :half].flip(-1)).sum(-1)
+
+    def spread(self, x: Float[Tensor, "*b"]) -> Float[Tensor, "*b n"]:
+        """Weights of the two bins beside a number whose mean it is."""
+        x = x.float().clamp(self.bins[0], self.bins[-1])
+        above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
+        low, high = self.bins[above - 1], self.bins[above]
+        share = ((x - low) / (high - low))[..., None]
+        weights = torch.zeros(*x.shape, len(self.bins), device=x.device)
+        return weights.scatter(-1, above[..., None], share).scatter(-1, above[..., None] - 1, 1 - share)
+
+    def loss(self, logits: Float[Tensor, "*b n"], x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+        """Cross-entropy of the two-hot number, nats."""
+        return -(self.spread(x) * logits.float().log_softmax(-1)).sum(-1)
+
+
+def layer(inputs: int, outputs: int) -> nn.Sequential:
+    """Linear, normalised, SiLU. LayerNorm, which is one kernel on a CPU where RMSNorm is five."""
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.LayerNorm(outputs), nn.SiLU())
+
+
+def mlp(inputs: int, width: int, depth: int, outputs: int, *, silent: bool = False) -> nn.Sequential:
+    """`depth` hidden layers and a linear one, which starts from zero if `silent`."""
+    hidden = [layer(a, b) for a, b in pairwise([inputs, *[width] * depth])]
+    last = nn.Linear(width if depth else inputs, outputs)
+    if silent:
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+    return nn.Sequential(*hidden, last)

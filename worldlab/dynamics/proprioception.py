@@ -1,0 +1,58 @@
+"""What a robot knows of itself without looking, and where its joints go when they are told to."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldlab.dynamics.heads import mlp
+from worldlab.normalize import Standardize, Statistics
+from worldlab.trajectory import Spec
+
+STEP = 0.1
+"""A control step changes a joint by about this fraction of its standard deviation over the data."""
+
+
+class Proprioception(nn.Module):
+    """The next state from the present one and the action: residual, because most of it stays.
+
+    Where an action is a joint target, what matters is how far the joint is from it; a servo either arrives there or is
+    on its way as fast as it can, and a gate says which.
+    """
+
+    def __init__(self, spec: Spec, statistics: Statistics, context: int, width: int) -> None:
+        """`context` is the width of what else is known."""
+        super().__init__()
+        self.servo = spec.control == "joint_position" and spec.action == spec.state
+        """Whether an action says where the joints should be."""
+        self.scale, self.scale_action = Standardize(statistics.state), Standardize(statistics.action)
+        states = len(spec.state)
+        self.width = states * (3 if self.servo else 1)
+        """Of `posture`."""
+        self.inputs = len(spec.action) + self.width + states
+        """Width of `motion`."""
+        self.net = mlp(self.width + len(spec.action) + context, width, 2, 2 * states, silent=True)
+
+    def posture(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b p"]:
+        """The state as networks read it; of joint angles also their sines and cosines, which kinematics is made of."""
+        z = self.scale(state)
+        return torch.cat([z, state.sin(), state.cos()], -1) if self.servo else z
+
+    def motion(
+        self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"], after: Float[Tensor, "*b s"]
+    ) -> Float[Tensor, "*b m"]:
+        """What was done, and how the robot moved meanwhile."""
+        return torch.cat([self.scale_action(action), self.posture(state), self.steps(after - state)], -1)
+
+    def steps(self, change: Float[Tensor, "*b s"]) -> Float[Tensor, "*b s"]:
+        """A change of the state in units of what a control step does."""
+        return change / (STEP * self.scale.std)
+
+    def forward(
+        self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"], context: Float[Tensor, "*b c"]
+    ) -> Float[Tensor, "*b s"]:
+        """The state one control step later."""
+        aim = self.steps(action - state) if self.servo else self.scale_action(action)
+        moved, gate = self.net(torch.cat([self.posture(state), aim, context], -1)).float().chunk(2, -1)
+        if self.servo:
+            moved = torch.lerp(moved, aim, gate.sigmoid())
+        return state + STEP * self.scale.std * moved

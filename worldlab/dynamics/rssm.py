@@ -1,0 +1,388 @@
+"""DreamerV3's world model (Hafner et al. 2023), with stems for a CPU and two additions that make it heed actions."""
+
+from dataclasses import asdict, dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
+from torch.nn import functional
+
+from worldlab.dynamics.decoder import FrameDecoder
+from worldlab.dynamics.encoder import FrameEncoder
+from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
+from worldlab.dynamics.privileged import PrivilegedHead
+from worldlab.dynamics.proprioception import Proprioception
+from worldlab.dynamics.recurrence import SIZES, Recurrence, divergence, sample
+from worldlab.dynamics.rssm_config import RSSMConfig
+from worldlab.errors import UsageError, unknown
+from worldlab.normalize import Moments, Statistics
+from worldlab.runs import Json, to_json
+from worldlab.trajectory import Observation, Spec, Trajectory
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """What a model makes of a batch of windows, row by row."""
+
+    belief: Float[Tensor, "b t d"]
+    """After seeing each row."""
+    prior: Float[Tensor, "b t z c"]
+    """Probabilities of the latents before seeing the row."""
+    posterior: Float[Tensor, "b t z c"]
+    """And after."""
+    pushed: Float[Tensor, "b t n"]
+    """What was done before each row, as the recurrence takes it."""
+
+
+class RSSM(nn.Module):
+    """A recurrent state-space model of images and proprioception.
+
+    A belief is one vector [h, z, s]: the GRU's state, the one-hot latents, and, with `carry`, the proprioceptive state
+    in the units of the data. Everything is done to beliefs: `begin` and `update` see, `advance` imagines, `features`
+    is what heads, actors and critics read.
+    """
+
+    def __init__(self, config: RSSMConfig, spec: Spec, statistics: Statistics) -> None:
+        """`spec` and `statistics` are those of the data.
+
+        Raises:
+            UsageError: a camera does not exist, or what the belief should carry is not seen.
+        """
+        super().__init__()
+        self.config, self._data_spec, self.statistics = config, spec, statistics
+        self.spec = _spec_of(config, spec)
+        if config.carry and config.sees == "images":
+            raise UsageError("a model that sees images only has no proprioception to carry; use carry=False.")
+        size = self.size = SIZES[config.size]
+        known = statistics.privileged or Moments((), (), (), ())
+        self.carried = len(spec.state) if config.carry else 0
+        self.body = Proprioception(spec, statistics, size.deter, size.units)
+        self.eye = FrameEncoder(self.spec.cameras, size.channels)
+        self.seen = layer(self.eye.width, size.units) if self.spec.cameras else None
+        self.felt = layer(len(spec.state), size.units) if config.sees != "images" else None
+        embedding = size.units * sum(part is not None for part in (self.seen, self.felt))
+        inputs = self.body.inputs if config.carry else len(spec.action)
+        self.core = Recurrence(inputs, embedding, size, correct=config.correct)
+        latent = size.stoch * size.classes
+        self.parts = [size.deter, latent, self.carried]
+        self.width = size.deter + latent + (self.body.width if config.carry else 0)
+        """Of `features`."""
+        self.two_hot = TwoHot()
+        self.reward_head = mlp(self.width, size.units, 1, len(self.two_hot.bins), silent=True)
+        self.ending_head = mlp(self.width, size.units, 1, 2)
+        self.state_head = mlp(self.width, size.units, 2, len(spec.state))
+        names = self.spec.privileged
+        self.world_head = PrivilegedHead(names, known, self.width, size.units) if names else None
+        self.decoder = FrameDecoder(self.width, self.spec.cameras, 2 * size.channels)
+
+    def describe(self) -> dict[str, Json]:
+        """Everything but the weights that `load` needs."""
+        parts = {"model": self.config, "spec": self._data_spec, "statistics": self.statistics}
+        return {"kind": self.config.kind, **{name: to_json(asdict(part)) for name, part in parts.items()}}
+
+    # What beliefs are made of
+
+    def encode(self, obs: Observation) -> Float[Tensor, "*b n"]:
+        """What is seen of each row, as the recurrence takes it."""
+        state = obs.state
+        parts: list[Tensor] = []
+        if self.seen is not None:
+            flat = {name: obs.images[name].flatten(0, state.ndim - 2) for name in self.spec.cameras}
+            parts.append(self.seen(self.eye(flat)).unflatten(0, state.shape[:-1]))
+        if self.felt is not None:
+            parts.append(self.felt(symlog(self.body.scale(state))))
+        return self.core.look(torch.cat(parts, -1))
+
+    def begin(self, obs: Observation, noise: Float[Tensor, "b z"] | None = None) -> Float[Tensor, "b d"]:
+        """The belief after a first look, leading axes (b,); see `advance` for the noise."""
+        start = obs.state.new_zeros(len(obs.state), sum(self.parts))
+        pushed = self.core.push(start.new_zeros(len(start), self.core.inputs))
+        return self._see(start, pushed, obs, noise)
+
+    def update(
+        self,
+        belief: Float[Tensor, "b d"],
+        action: Float[Tensor, "b a"],
+        obs: Observation,
+        noise: Float[Tensor, "b z"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """The belief after an action and a look at what came of it."""
+        pushed = self.core.push(self._done(belief.split(self.parts, -1)[2], action, obs.state))
+        return self._see(belief, pushed, obs, noise)
+
+    def advance(
+        self,
+        belief: Float[Tensor, "b d"],
+        action: Float[Tensor, "b a"],
+        noise: Float[Tensor, "b z"] | None = None,
+    ) -> Float[Tensor, "b d"]:
+        """The belief after an action whose consequence is imagined: the likeliest, or one drawn with `noise`.
+
+        Differentiable, with straight-through gradients of the latents.
+        """
+        deter, stoch, state = belief.split(self.parts, -1)
+        if self.config.carry:
+            after = self.body(state, action, deter)
+            pushed = self.core.push(self._done(state, action, after))
+        else:
+            after, pushed = state, self.core.push(self._done(state, action, state))
+        deter = self.core.advance(deter, stoch, pushed)
+        return torch.cat([deter, sample(self.core.prior(deter), noise), after], -1)
+
+    def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n z"]:
+        """What `advance`, `update` and `begin` need to draw latents for n beliefs: uniform from 0 to 1."""
+        where = self.two_hot.bins.device
+        device = where if generator is None else generator.device
+        return torch.rand(n, self.size.stoch, generator=generator, device=device).to(where)
+
+    def features(self, belief: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
+        """What heads, actors and critics read."""
+        if not self.config.carry:
+            return belief
+        deter, stoch, state = belief.split(self.parts, -1)
+        return torch.cat([deter, stoch, self.body.posture(state)], -1)
+
+    def reward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
+        """What was received on arriving in a belief."""
+        return self.two_hot.mean(self.reward_head(features))
+
+    def continues(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
+        """Probability that the episode goes on from a belief."""
+        return 1 - self.ending_head(features)[..., 0].float().sigmoid()
+
+    # A world model
+
+    @torch.no_grad()
+    def observe(self, context: Trajectory) -> Float[Tensor, "b d"]:
+        """The belief after the last valid row, with the likeliest latents."""
+        context = context.rows(0, int(context.length.max()))
+        last = (context.length - 1).clamp(min=0)
+        return self.filter(context).belief[torch.arange(len(last)), last.cpu()]
+
+    @torch.no_grad()
+    def imagine(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
+        """What follows each action: drawn with the generator, or the likeliest if there is none."""
+        beliefs = self._onward(belief, action.to(belief.device), generator)
+        return self.show(beliefs, action.to(belief.device)), beliefs[:, -1]
+
+    @torch.no_grad()
+    def sketch(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, Float[Tensor, "b d"]]:
+        """`imagine` without images."""
+        beliefs = self._onward(belief, action.to(belief.device), generator)
+        return self.show(beliefs, action.to(belief.device), pictures=False), beliefs[:, -1]
+
+    def _onward(
+        self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"], generator: torch.Generator | None
+    ) -> Float[Tensor, "b t d"]:
+        """The beliefs after each action."""
+        beliefs: list[Tensor] = []
+        for now in action.unbind(1):
+            noise = None if generator is None else self.noise(len(belief), generator)
+            belief = self.advance(belief, now, noise)
+            beliefs.append(belief)
+        return torch.stack(beliefs, 1)
+
+    @torch.no_grad()
+    def show(
+        self, belief: Float[Tensor, "b t d"], action: Float[Tensor, "b t a"], *, pictures: bool = True
+    ) -> Trajectory:
+        """What beliefs say of the world; row t is the consequence of action[t]."""
+        features = self.features(belief)
+        ended, success = self.ending_head(features).unbind(-1)
+        return Trajectory(
+            obs=Observation(
+                self.decoder.draw(features) if pictures else {}, self._state(belief, features), ("",) * len(action)
+            ),
+            action=action,
+            reward=self.reward(features),
+            terminated=ended > 0,
+            success=success > 0,
+            valid=torch.ones_like(ended, dtype=torch.bool),
+            privileged=None if self.world_head is None else self.world_head(features),
+        )
+
+    def filter(self, batch: Trajectory, *, draw: bool = False) -> Filtered:
+        """The beliefs after each row of windows, seen one after another; `draw` samples the latents."""
+        n, t = batch.valid.shape
+        state = batch.obs.state
+        looks = self.encode(batch.obs)
+        inputs = self._done(state[:, :-1], batch.action[:, :-1], state[:, 1:])
+        pushed = self.core.push(torch.cat([inputs.new_zeros(n, 1, inputs.shape[-1]), inputs], 1))
+        noise = self.noise(n * t).unflatten(0, (n, t)).unbind(1) if draw else [None] * t
+        deter, stoch = state.new_zeros(n, self.parts[0]), state.new_zeros(n, self.parts[1])
+        expected, deters, stochs, posteriors = (list[Tensor]() for _ in range(4))
+        for i in range(t):
+            expected.append(self.core.advance(deter, stoch, pushed[:, i]))
+            deter, posterior = self.core.see(expected[-1], looks[:, i])
+            stoch = sample(posterior, noise[i])
+            deters.append(deter)
+            stochs.append(stoch)
+            posteriors.append(posterior)
+        belief = torch.cat([torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]], -1)
+        return Filtered(belief, self.core.prior(torch.stack(expected, 1)), torch.stack(posteriors, 1), pushed)
+
+    def _see(self, belief: Tensor, pushed: Tensor, obs: Observation, noise: Tensor | None) -> Float[Tensor, "b d"]:
+        """The next belief."""
+        deter, stoch, _ = belief.split(self.parts, -1)
+        deter, posterior = self.core.see(self.core.advance(deter, stoch, pushed), self.encode(obs))
+        return torch.cat([deter, sample(posterior, noise), obs.state[..., : self.carried]], -1)
+
+    def _done(self, state: Tensor, action: Tensor, after: Tensor) -> Float[Tensor, "*b u"]:
+        """What the recurrence is told of a step."""
+        return self.body.motion(state, action, after) if self.config.carry else self.body.scale_action(action)
+
+    def _state(self, belief: Float[Tensor, "*b d"], features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b s"]:
+        """Proprioception."""
+        if self.config.carry:
+            return belief.split(self.parts, -1)[2]
+        return self.body.scale.invert(symexp(self.state_head(features).float()))
+
+    # Training
+
+    def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The sum of `losses`.
+
+        Raises:
+            UsageError: the windows are too short.
+        """
+        losses, _ = self.losses(batch)
+        return torch.stack(list(losses.values())).sum(), losses
+
+    def losses(self, batch: Trajectory) -> tuple[dict[str, Float[Tensor, ""]], Filtered]:
+        """Every term of the loss, nats a row, and the beliefs from which an actor may imagine.
+
+        Raises:
+            UsageError: the windows are too short to hold a step, or a dream.
+        """
+        config, rows = self.config, batch.valid.shape[1]
+        if rows < max(2, config.dream + 1):
+            raise UsageError(f"this world model learns from windows of {max(2, config.dream + 1)} rows; got {rows}.")
+        filtered = self.filter(batch, draw=True)
+        losses = self._divergences(filtered, batch.valid) | self._errors(filtered.belief, batch, 0)
+        horizon = config.dream or 1
+        window = Trajectory(
+            Observation({}, _windows(batch.obs.state, horizon), ()),
+            *(_windows(x, horizon) for x in (batch.action, batch.reward, batch.terminated, batch.success, batch.valid)),
+            privileged=None if batch.privileged is None else _windows(batch.privileged, horizon),
+        )
+        beliefs = _windows(filtered.belief, horizon)
+        if config.dream:
+            beliefs, surprise = self._dream(filtered, beliefs, window.obs.state)
+            losses["dreamt_dynamics"] = config.dynamics * _mean(surprise, window.valid[:, 1:])
+            losses |= {f"dreamt_{name}": error for name, error in self._errors(beliefs, window, 1).items()}
+        if config.carry:
+            losses["body"] = _mean(self._body_error(window, beliefs), window.valid[:, 1:])
+        return losses | self._frame_errors(batch, filtered.belief, beliefs), filtered
+
+    def _divergences(self, filtered: Filtered, valid: Bool[Tensor, "b t"]) -> dict[str, Tensor]:
+        """KL balance (DreamerV3, eq. 5). Before the first row of a window nothing is known, so it does not count."""
+        config, mask = self.config, valid[:, 1:]
+        prior, posterior = filtered.prior[:, 1:], filtered.posterior[:, 1:]
+        dynamics = divergence(posterior.detach(), prior).clamp(min=config.free_bits)
+        representation = divergence(posterior, prior.detach()).clamp(min=config.free_bits)
+        return {
+            "dynamics": config.dynamics * _mean(dynamics, mask),
+            "representation": config.representation * _mean(representation, mask),
+        }
+
+    def _errors(self, belief: Float[Tensor, "b t d"], window: Trajectory, first: int) -> dict[str, Tensor]:
+        """What is wrong with beliefs about a window: with outcomes from row 1 on, with the rest from row `first` on."""
+        features, arrived = self.features(belief), window.valid[:, 1:]
+        seen, valid = features[:, first:], window.valid[:, first:]
+        happened = torch.stack([window.terminated, window.success], -1)[:, :-1].float()
+        ended = functional.binary_cross_entropy_with_logits(
+            self.ending_head(features[:, 1:]).float(), happened, reduction="none"
+        )
+        reward = self.two_hot.loss(self.reward_head(features[:, 1:]), window.reward[:, :-1])
+        errors = {"reward": _mean(reward, arrived), "ended": _mean(ended.sum(-1), arrived)}
+        if not self.config.carry:
+            # Who sees images only may be asked about the state, but does not learn from it.
+            known = seen.detach() if self.config.sees == "images" else seen
+            off = self.state_head(known).float() - symlog(self.body.scale(window.obs.state[:, first:]))
+            errors["state"] = _mean(0.5 * off.square().sum(-1), valid)
+        if window.privileged is not None and self.world_head is not None:
+            weight = self.config.privileged
+            error = self.world_head.loss(seen if weight else seen.detach(), window.privileged[:, first:])
+            errors["privileged"] = (weight or 1.0) * _mean(error, valid)
+        return errors
+
+    def _dream(
+        self, filtered: Filtered, beliefs: Float[Tensor, "n k d"], state: Float[Tensor, "n k s"]
+    ) -> tuple[Float[Tensor, "n k d"], Float[Tensor, "n h"]]:
+        """Beliefs imagined from the first of each window on, and how far their latents are from those seen.
+
+        They learn from how the robot really moved; its own errors would teach them that contact is luck.
+        """
+        horizon = self.config.dream
+        pushed, posterior = _windows(filtered.pushed, horizon), _windows(filtered.posterior.detach(), horizon)
+        deter, stoch, _ = beliefs[:, 0].split(self.parts, -1)
+        noise = self.noise(len(deter) * horizon).unflatten(0, (horizon, len(deter)))
+        deters, stochs, priors = [deter], [stoch], list[Tensor]()
+        for i in range(horizon):
+            deter = self.core.advance(deter, stoch, pushed[:, i + 1])
+            prior = self.core.prior(deter)
+            stoch = sample(prior, noise[i])
+            deters.append(deter)
+            stochs.append(stoch)
+            priors.append(prior)
+        surprise = divergence(posterior[:, 1:], torch.stack(priors, 1)).clamp(min=self.config.free_bits)
+        dreamt = [torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]]
+        return torch.cat(dreamt, -1), surprise
+
+    def _body_error(self, window: Trajectory, beliefs: Float[Tensor, "n k d"]) -> Float[Tensor, "n h"]:
+        """Squared error of proprioception as it moves by itself from the first row of each window on."""
+        state, errors = window.obs.state[:, 0], list[Tensor]()
+        for i in range(window.valid.shape[1] - 1):
+            state = self.body(state, window.action[:, i], beliefs[:, i, : self.size.deter])
+            errors.append(self.body.steps(state - window.obs.state[:, i + 1]).square().sum(-1))
+        return torch.stack(errors, 1)
+
+    def _frame_errors(
+        self, batch: Trajectory, seen: Float[Tensor, "b t d"], dreamt: Float[Tensor, "n k d"]
+    ) -> dict[str, Tensor]:
+        """The decoder's loss, per frame, on some rows and on some dreams."""
+        if not self.spec.cameras:
+            return {}
+        n, rows = batch.valid.shape
+        index = torch.arange(n * rows, device=batch.valid.device).unflatten(0, (n, rows))
+        errors = {"frames": self._frame_error(batch, seen.flatten(0, 1), index.flatten())}
+        if self.config.dream:
+            rows_dreamt = _windows(index, self.config.dream)[:, 1:].flatten()
+            errors["dreamt_frames"] = self._frame_error(batch, dreamt[:, 1:].flatten(0, 1), rows_dreamt)
+        return errors
+
+    def _frame_error(
+        self, batch: Trajectory, belief: Float[Tensor, "n d"], row: Int[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        """The decoder's loss on some of the beliefs, each about a row of the flat batch."""
+        real = torch.nonzero(batch.valid.flatten()[row])[:, 0]
+        some = real[torch.randperm(len(real))[: self.config.frames].to(real.device)]
+        if len(some) == 0:
+            return belief.new_zeros(())
+        images = {name: image.flatten(0, 1)[row[some]] for name, image in batch.obs.images.items()}
+        pixels = sum(3 * h * w for h, w in self.spec.cameras.values()) / len(self.spec.cameras)
+        return self.config.drawing * pixels * self.decoder.loss(self.features(belief[some]), images, self.config.focus)
+
+
+def _spec_of(config: RSSMConfig, spec: Spec) -> Spec:
+    """What the model sees and imagines: its cameras, and no expert's opinion."""
+    cameras = () if config.sees == "state" else config.cameras
+    for camera in cameras or ():
+        if camera not in spec.cameras:
+            raise unknown("camera", camera, spec.cameras)
+    kept = {name: size for name, size in spec.cameras.items() if cameras is None or name in cameras}
+    return replace(spec, cameras=kept, privileged=tuple(n for n in spec.privileged if not n.startswith("expert.")))
+
+
+def _mean(error: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
+    """Over the valid rows."""
+    return torch.where(valid, error, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _windows(x: Shaped[Tensor, "b t *d"], horizon: int) -> Shaped[Tensor, "n k *d"]:
+    """Every run of horizon + 1 rows."""
+    return x.unfold(1, horizon + 1, 1).movedim(-1, 2).flatten(0, 1)

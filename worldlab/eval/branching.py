@@ -1,0 +1,144 @@
+"""The same branches in the simulator and in a dream."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldlab.errors import UsageError
+from worldlab.eval.branches import Start
+from worldlab.protocols import Environment, Observable, Policy, Restorable, Sketching, WorldModel
+from worldlab.rollout import observation
+from worldlab.seeding import generator
+from worldlab.trajectory import Observation, Spec, Trajectory, stack
+
+
+def camera_of(spec: Spec) -> str | None:
+    """The first camera, whose frames are compared."""
+    return next(iter(spec.cameras), None)
+
+
+def _empty(shape: tuple[int, int, int], spec: Spec) -> Trajectory:
+    """Room for branches (s, k, t), of which one camera is kept."""
+    name = camera_of(spec)
+    images = {} if name is None else {name: torch.zeros(*shape, *spec.cameras[name], 3, dtype=torch.uint8)}
+    return Trajectory(
+        obs=Observation(images, torch.zeros(*shape, len(spec.state)), ()),
+        action=torch.zeros(*shape, len(spec.action)),
+        reward=torch.zeros(shape),
+        terminated=torch.zeros(shape, dtype=torch.bool),
+        success=torch.zeros(shape, dtype=torch.bool),
+        valid=torch.ones(shape, dtype=torch.bool),
+        privileged=torch.zeros(*shape, len(spec.privileged)),
+    )
+
+
+def _restore(env: Environment, starts: Sequence[Start]) -> None:
+    """Put a start into each environment; the spare ones get the first, and what they do is thrown away."""
+    assert isinstance(env, Restorable)
+    full = [*starts, *[starts[0]] * (env.num_envs - len(starts))]
+    saved = [s.context.physics for s in full]
+    env.restore(torch.stack([p[-1] for p in saved if p is not None]), tuple(s.task for s in full))
+
+
+def _full(env: Environment, actions: Float[Tensor, "n a"]) -> Float[Tensor, "e a"]:
+    """Actions for the spare environments too."""
+    return torch.cat([actions, actions[:1].expand(env.num_envs - len(actions), -1)])
+
+
+def simulate(env: Environment, starts: Sequence[Start], actions: Float[Tensor, "s k t a"]) -> Trajectory:
+    """Run every branch in the simulator, as many at once as it has environments.
+
+    Returns:
+        Leading axes (s, k, t); row t is the consequence of action t, and not valid if the branch had ended before.
+    """
+    rolled = _empty((actions.shape[0], actions.shape[1], actions.shape[2]), env.contract)
+    assert rolled.privileged is not None
+    jobs = [(s, k) for s in range(len(starts)) for k in range(actions.shape[1])]
+    env.reset(seed=0)
+    for begin in range(0, len(jobs), env.num_envs):
+        wave = jobs[begin : begin + env.num_envs]
+        s, k = (torch.tensor(column) for column in zip(*wave, strict=True))
+        n = len(wave)
+        _restore(env, [starts[i] for i, _ in wave])
+        running = torch.ones(n, dtype=torch.bool)
+        for t in range(actions.shape[2]):
+            raw, reward, terminated, truncated, info = env.step(_full(env, actions[s, k, t]).numpy())
+            rolled.valid[s, k, t], rolled.action[s, k, t] = running, actions[s, k, t]
+            rolled.reward[s, k, t] = torch.as_tensor(reward[:n]).float()
+            rolled.terminated[s, k, t] = torch.as_tensor(terminated[:n])
+            rolled.success[s, k, t] = torch.as_tensor(np.asarray(info["success"], bool)[:n])
+            rolled.obs.state[s, k, t] = torch.as_tensor(np.asarray(raw["state"], np.float32)[:n])
+            rolled.privileged[s, k, t] = torch.as_tensor(np.asarray(info["privileged"], np.float32)[:n])
+            for name, frames in rolled.obs.images.items():
+                frames[s, k, t] = torch.tensor(raw[f"images.{name}"][:n])
+            running = running & ~torch.as_tensor(terminated | truncated)[:n]
+    return rolled
+
+
+def follow(
+    env: Environment, starts: Sequence[Start], policy: Policy, horizon: int, seed: int
+) -> Float[Tensor, "s t a"]:
+    """What a policy does in the simulator from each start.
+
+    Raises:
+        UsageError: the environment cannot show what it looks like after being restored.
+    """
+    if not isinstance(env, Observable):
+        raise UsageError(
+            "this environment cannot be looked at after it is restored, so no policy can branch from there."
+        )
+    done: list[Tensor] = []
+    env.reset(seed=0)
+    for begin in range(0, len(starts), env.num_envs):
+        wave = starts[begin : begin + env.num_envs]
+        _restore(env, wave)
+        raw, info = env.observe()
+        task = tuple(str(t) for t in info["task"])  # pyright: ignore[reportGeneralTypeIssues]
+        policy.reset([seed + begin + i for i in range(env.num_envs)])
+        rows: list[Tensor] = []
+        while len(rows) < horizon:
+            for action in policy.act(observation(raw, task)).cpu().float().unbind(1)[: horizon - len(rows)]:
+                raw = env.step(action.numpy())[0]
+                rows.append(action)
+        done.append(torch.stack(rows, 1)[: len(wave)])
+    return torch.cat(done)
+
+
+def imagine[S](
+    model: WorldModel[S], starts: Sequence[Start], actions: Float[Tensor, "s k t a"], seed: int, samples: int
+) -> tuple[Trajectory, Float[Tensor, "m s k t z"]]:
+    """Dream every branch, those of one start state at once.
+
+    Returns:
+        One dream (s, k, t), and the privileged state of so many dreams, that one among them.
+    """
+    rolled = _empty((actions.shape[0], actions.shape[1], actions.shape[2]), model.spec)
+    assert rolled.privileged is not None
+    spread = rolled.privileged.new_zeros(samples, *rolled.privileged.shape)
+    unsure = False
+    sketch = model.sketch if isinstance(model, Sketching) else model.imagine
+    for s, start in enumerate(starts):
+        belief = model.observe(stack([start.context] * actions.shape[1]))
+        dream = model.imagine(belief, actions[s], generator(seed, s))[0].to("cpu")
+        assert dream.privileged is not None
+        for into, column in (
+            (rolled.reward, dream.reward),
+            (rolled.terminated, dream.terminated),
+            (rolled.success, dream.success),
+            (rolled.obs.state, dream.obs.state),
+            (rolled.privileged, dream.privileged),
+            *((frames, dream.obs.images[name]) for name, frames in rolled.obs.images.items()),
+        ):
+            into[s] = column
+        spread[:, s] = dream.privileged
+        if s and not unsure:
+            continue  # it dreamt the same every time of the first start, so it always does
+        for m in range(1, samples):
+            other = sketch(belief, actions[s], generator(seed, s, m))[0].privileged
+            assert other is not None
+            spread[m, s] = other.cpu()
+        unsure = unsure or bool((spread[:, s] != dream.privileged).any())
+    return rolled, spread

@@ -1,0 +1,116 @@
+"""Where everything is in the truth and in a dream: effect errors, distances and angles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import pi
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from worldlab.eval.pooling import Finish, Pooled, at_horizons
+from worldlab.trajectory import Spec
+
+MOVED = 0.01
+"""An object has moved when it is this far from where it was, metres."""
+_QUATERNION = ("qw", "qx", "qy", "qz")
+
+
+def bodies_of(spec: Spec) -> tuple[str, ...]:
+    """The gripper and the objects: whatever has a position, but for the goal zone, which is a mark."""
+    prefixes = [name.removesuffix(".x") for name in spec.privileged if name.endswith(".x")]
+    return tuple(p for p in prefixes if p != "zone" and {f"{p}.y", f"{p}.z"} <= set(spec.privileged))
+
+
+def metres(privileged: Tensor, spec: Spec, bodies: Sequence[str]) -> Float[Tensor, "*b bodies 3"]:
+    """The positions of the bodies."""
+    columns = [spec.privileged.index(f"{body}.{axis}") for body in bodies for axis in "xyz"]
+    return privileged[..., columns].double().unflatten(-1, (len(bodies), 3))
+
+
+def present(privileged: Float[Tensor, "s z"], spec: Spec, bodies: Sequence[str]) -> Bool[Tensor, "s bodies"]:
+    """Which bodies are there at all."""
+    names = [f"{body}.present" for body in bodies]
+    there = [privileged[:, spec.privileged.index(n)] > 0.5 if n in spec.privileged else None for n in names]
+    return torch.stack([torch.ones(len(privileged), dtype=torch.bool) if x is None else x for x in there], -1)
+
+
+def headings(privileged: Tensor, spec: Spec, bodies: Sequence[str]) -> Float[Tensor, "*b bodies"]:
+    """Rotation about the vertical, radians; nan for a body without an orientation."""
+    found: list[Tensor] = []
+    for body in bodies:
+        columns = [f"{body}.{part}" for part in _QUATERNION]
+        if set(columns) <= set(spec.privileged):
+            w, x, y, z = privileged[..., [spec.privileged.index(c) for c in columns]].double().unbind(-1)
+            found.append(torch.atan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+        else:
+            found.append(torch.full(privileged.shape[:-1], torch.nan, dtype=torch.float64))
+    return torch.stack(found, -1)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where everything really was, metres; index t is after action t. Branch 0 is the recorded one."""
+
+    truth: Float[Tensor, "s k t bodies 3"]
+    start: Float[Tensor, "s 1 1 bodies 3"]
+    counts: Bool[Tensor, "s k t bodies"]
+    """The branch had not ended, and the body is there."""
+    objects: Bool[Tensor, " bodies"]
+    """Which bodies are objects."""
+
+    @property
+    def pairs(self) -> Bool[Tensor, "s j t bodies"]:
+        """Which bodies count in the comparison of each alternative with the recorded branch."""
+        return self.counts[:, 1:] & self.counts[:, :1]
+
+    @property
+    def moved(self) -> Bool[Tensor, "s j t bodies"]:
+        """The objects of the pairs in which an object has moved."""
+        far = ((self.truth - self.start).norm(dim=-1) > MOVED) & self.counts & self.objects
+        ever = far.any(-1).int().cummax(-1).values.bool()
+        return self.pairs & self.objects & (ever[:, 1:] | ever[:, :1])[..., None]
+
+    def effect(self, said: Float[Tensor, "s k t bodies 3"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
+        """The effect error of a prediction over the pairs in the mask."""
+        true, said = self.truth[:, 1:] - self.truth[:, :1], said[:, 1:] - said[:, :1]
+
+        def energy(x: Float[Tensor, "s j t bodies 3"]) -> Float[Tensor, "s t"]:
+            return (x.square().sum(-1) * mask).sum((1, 3))
+
+        return _pool(energy(said - true), energy(true), mask, "root")
+
+    def distance(self, said: Float[Tensor, "s k t bodies 3"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
+        """The mean distance of a prediction from the truth in the alternative branches of the mask, centimetres."""
+        off = 100 * (said - self.truth).norm(dim=-1)[:, 1:]
+        return _pool((off * mask).sum((1, 3)), mask.sum((1, 3)), mask)
+
+    def spread_skill(self, samples: Float[Tensor, "m s k t bodies 3"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
+        """How far samples of a dream are apart, as a share of how far their mean is off.
+
+        1 where the model knows what it does not know, less where it is too sure (Fortin et al. 2014, J. Hydrometeorol.
+        15:1708, eq. 15).
+        """
+        m = len(samples)
+        apart = (samples.var(0, correction=1).sum(-1)[:, 1:] * mask).sum((1, 3)) * (m + 1) / m
+        off = ((samples.mean(0) - self.truth).square().sum(-1)[:, 1:] * mask).sum((1, 3))
+        return _pool(apart, off, mask, "root")
+
+
+def turned(
+    said: Float[Tensor, "s k t bodies"], truth: Float[Tensor, "s k t bodies"], mask: Bool[Tensor, "s j t bodies"]
+) -> Pooled:
+    """The mean difference of headings in the mask, radians, modulo the quarter turns that a cube does not show."""
+    off = ((said - truth + pi / 4) % (pi / 2) - pi / 4).abs()[:, 1:]
+    known = mask & ~off.isnan()
+    return _pool((off.nan_to_num() * known).sum((1, 3)), known.sum((1, 3)), known)
+
+
+def _pool(
+    numerator: Float[Tensor, "s t"],
+    denominator: Tensor,
+    mask: Bool[Tensor, "s j t bodies"],
+    finish: Finish = "mean",
+) -> Pooled:
+    summed, over, cases = (at_horizons(x.double()) for x in (numerator, denominator, mask.any(-1).sum(1)))
+    return Pooled(summed, over, cases, finish)

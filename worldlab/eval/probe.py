@@ -1,0 +1,112 @@
+"""Reads the simulator's state off the belief of a model that was never told of it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldlab.errors import UsageError
+from worldlab.eval.branches import CONTEXT, Episodes
+from worldlab.protocols import Featured, WorldModel
+from worldlab.seeding import generator
+from worldlab.trajectory import Spec, Trajectory, join, stack
+
+ROWS = 2048
+"""Moments of training episodes that a probe is fitted on."""
+BATCH = 64
+PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
+"""Of ridge regression, as shares of the features' mean variance; the best on a quarter of the rows is taken."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear map from the features of a belief to privileged columns (Alain and Bengio 2016)."""
+
+    names: tuple[str, ...]
+    """Of the columns."""
+    weight: Float[Tensor, "f z"]
+    bias: Float[Tensor, " z"]
+    n: int
+    """Moments that it was fitted on."""
+
+    def __call__(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b z"]:
+        """The columns, in the simulator's units."""
+        return features.cpu().float() @ self.weight + self.bias
+
+
+class Probed[S]:
+    """A world model that imagines privileged state because a probe reads it off its belief."""
+
+    def __init__(self, model: WorldModel[S], probe: Probe) -> None:
+        """The probe must have been fitted to this model."""
+        assert isinstance(model, Featured)
+        self.model, self.probe, self._features = model, probe, model.features
+
+    @property
+    def spec(self) -> Spec:
+        """The model's, with the columns of the probe."""
+        return replace(self.model.spec, privileged=self.probe.names)
+
+    def observe(self, context: Trajectory) -> S:
+        """The model's belief."""
+        return self.model.observe(context)
+
+    def imagine(
+        self, belief: S, action: Float[Tensor, "b t a"], generator: torch.Generator | None = None
+    ) -> tuple[Trajectory, S]:
+        """The model's dream, step by step, each step with what the probe says of the belief."""
+        steps: list[Trajectory] = []
+        known: list[Tensor] = []
+        for now in action.split(1, 1):
+            step, belief = self.model.imagine(belief, now, generator)
+            steps.append(step.to("cpu"))
+            known.append(self.probe(self._features(belief)))
+        return replace(join(steps), privileged=torch.stack(known, 1)), belief
+
+
+def fit_probe[S](model: WorldModel[S], store: Episodes, episodes: Sequence[int], seed: int) -> Probed[S]:
+    """A model with a probe, fitted by ridge regression on random moments of the episodes it was trained on.
+
+    Raises:
+        UsageError: the model shows no features, or the episodes hold no privileged state.
+    """
+    if not isinstance(model, Featured):
+        raise UsageError("this world model imagines no privileged state and shows no features to read it from.")
+    features: list[Tensor] = []
+    targets: list[Tensor] = []
+    for first in range(0, ROWS, BATCH):
+        contexts = [_moment(store, episodes, seed, i) for i in range(first, first + BATCH)]
+        if any(c.privileged is None for c in contexts):
+            raise UsageError("the store holds no privileged state, so no probe can be fitted.")
+        belief = model.observe(stack(contexts))
+        features.append(model.features(belief).detach().cpu().double())
+        targets.append(torch.stack([c.privileged[-1] for c in contexts if c.privileged is not None]).double())
+    names = tuple(name for name in store.spec.privileged if not name.startswith("expert."))
+    return Probed(model, _ridge(torch.cat(features), torch.cat(targets)[:, : len(names)], names))
+
+
+def _moment(store: Episodes, episodes: Sequence[int], seed: int, i: int) -> Trajectory:
+    """The rows up to a random one."""
+    g = generator(seed, i)
+    episode = store[episodes[int(torch.randint(len(episodes), (), generator=g))]]
+    row = int(torch.randint(len(episode.valid), (), generator=g))
+    return episode.rows(max(0, row + 1 - CONTEXT), row + 1)
+
+
+def _ridge(x: Float[Tensor, "n f"], y: Float[Tensor, "n z"], names: tuple[str, ...]) -> Probe:
+    """Ridge regression, its penalty chosen on the last quarter of the rows."""
+    mean_x, mean_y = x.mean(0), y.mean(0)
+    x, y, seen = x - mean_x, y - mean_y, 3 * len(x) // 4
+    scale = x.square().mean() * len(x)
+
+    def solve(rows: slice, penalty: float) -> Tensor:
+        gram = x[rows].T @ x[rows] + penalty * scale * torch.eye(x.shape[1], dtype=x.dtype)
+        return torch.linalg.solve(gram, x[rows].T @ y[rows])
+
+    def error(penalty: float) -> float:
+        return float((x[seen:] @ solve(slice(seen), penalty) - y[seen:]).square().mean())
+
+    weight = solve(slice(None), min(PENALTIES, key=error))
+    return Probe(names, weight.float(), (mean_y - mean_x @ weight).float(), len(x))

@@ -1,0 +1,54 @@
+"""`worldlab play`: a run, its recorded episodes and its simulator, put together."""
+
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from worldlab import datasets, dynamics, envs
+from worldlab.errors import UsageError
+from worldlab.playing.server import Server
+from worldlab.playing.session import Session
+from worldlab.protocols import Environment
+from worldlab.runs import Run
+from worldlab.training import Device, pick_device
+from worldlab.trajectory import Spec
+from worldlab.workbench import Outcome, unseen
+
+
+def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0, device: Device = "auto") -> Outcome:
+    """Serve the page until it is interrupted; see `worldlab play --help`."""
+    run, model = Run.open(path), dynamics.load(path, device=str(pick_device(device)))
+    store, notes = _store(run, data)
+    env = str(store.provenance["env"]) if store is not None else str(run.config.get("env"))
+
+    def make() -> Session[object]:
+        world, missing = _world(env, model.spec)
+        notes.extend(missing)
+        episodes = [] if store is None else unseen(store, run)
+        return Session(model, store, episodes, world, seed)  # pyright: ignore[reportReturnType]
+
+    server = Server(make, str(path), notes, port)
+    print(f"open {server.url} (Ctrl-C ends it)", file=sys.stderr)  # noqa: T201
+    with suppress(KeyboardInterrupt):
+        server.serve()
+    return Outcome(f"played {path}", {"run": str(path), "url": server.url})
+
+
+def _store(run: Run, data: str | None) -> tuple[datasets.EpisodeStore | None, list[str]]:
+    """The store to begin from: the one asked for, or the one that the run was trained on if it is still there."""
+    if data is not None:
+        return datasets.EpisodeStore(data), []
+    try:
+        return datasets.EpisodeStore(str(run.config.get("data"))), []
+    except UsageError as error:
+        return None, [f"No recorded frames: {error}"]
+
+
+def _world(env: str, spec: Spec) -> tuple[Environment | None, list[str]]:
+    """The simulator of what the model imagines, or why there is none."""
+    try:
+        world = envs.make(env, n=1, size=next(iter(spec.cameras.values()), None))
+        spec.check(world.contract, ("world model", "simulator"))
+    except UsageError as error:
+        return None, [f"No simulator: {error}"]
+    return world, []

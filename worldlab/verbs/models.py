@@ -1,0 +1,245 @@
+"""Verbs about policies and world models."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, override
+
+import tyro
+from tyro.conf import Positional
+
+from worldlab.trunk import Trunk
+from worldlab.verbs.verb import Verb
+
+if TYPE_CHECKING:
+    from worldlab.workbench import Outcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Verb):
+    """The main job, end to end: demonstrations, two policies, a world model, counterfactuals, LeRobot, a report."""
+
+    out: Path = Path("runs/demo")
+    """Folder for everything it makes; report.html is the one to open."""
+    minutes: float = 1.0
+    """Scales every training budget."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.demo import demo
+
+        return demo(self.out, self.minutes, self.seed, self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Train(Verb):
+    """Train a model by a preset's recipe. `worldlab list presets` shows them."""
+
+    preset: Positional[str]
+    """MODEL-TASK: flow-reach, tokens-lift, state-push."""
+    data: str
+    """The store to train on."""
+    out: Path
+    """The run folder to make."""
+    steps: int | None = None
+    """Budget in steps, instead of the preset's."""
+    minutes: float | None = None
+    """Budget in minutes, instead of the preset's."""
+    resume: bool = False
+    """Go on from the checkpoint in --out."""
+    trunk: Annotated[Trunk, tyro.conf.arg(name="")] = field(default_factory=Trunk)
+    """Another trunk under the preset's head."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.workbench import train
+
+        return train(
+            self.preset,
+            self.data,
+            self.out,
+            steps=self.steps,
+            minutes=self.minutes,
+            resume=self.resume,
+            trunk=self.trunk,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Eval(Verb):
+    """Success rate of a policy on unseen seeds, with its interval and its controls."""
+
+    policy: Positional[str]
+    """A run folder, expert, random, lerobot:DIR, or plan:RUN to plan with a world model (plan.mppi:, plan.zone:)."""
+    env: str
+    """Environment id."""
+    episodes: int = 100
+    """Episode i starts from seed + i."""
+    n: int = 50
+    """Environments in lockstep; the result does not depend on it."""
+    controls: bool = True
+    """Also evaluate the expert, random actions, blank images and wrong instructions."""
+    variation: tuple[str, ...] = ()
+    """Departures from the training world, NAME=SEVERITY. `worldlab list variations` shows them."""
+    execute: int | None = None
+    """Actions executed before looking again; None leaves it to the policy."""
+    ensemble: float | None = None
+    """Look at every step and blend all plans, the i-th oldest with weight exp(-ensemble * i); ACT has 0.01."""
+    delay: int = 0
+    """Control steps that a plan takes to compute, on a virtual clock; the previous plan is executed meanwhile."""
+    continuing: bool = True
+    """Whether the policy is told what is executed meanwhile (real-time chunking)."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.policies import ExecutionConfig
+        from worldlab.workbench import evaluate
+
+        execution = ExecutionConfig(
+            execute=self.execute, ensemble=self.ensemble, delay=self.delay, continuing=self.continuing
+        )
+        return evaluate(
+            self.policy,
+            self.env,
+            self.episodes,
+            n=self.n,
+            controls=self.controls,
+            variation=self.variation,
+            execution=execution,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compare(Verb):
+    """Two policies on the same seeds: a paired test and a verdict."""
+
+    a: Positional[str]
+    """A run folder, expert, random, or lerobot:DIR."""
+    b: Positional[str]
+    """The other one."""
+    env: str
+    """Environment id."""
+    episodes: int = 100
+    """Episode i starts from seed + i, for both."""
+    n: int = 50
+    """Environments in lockstep."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.workbench import compare
+
+        return compare(self.a, self.b, self.env, self.episodes, n=self.n, seed=self.seed, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bakeoff(Verb):
+    """Every action head on one trunk, every fusion under one head: same data and budget, several training seeds."""
+
+    data: str
+    """The store that all are trained on."""
+    out: Path
+    """A folder for the runs and the table; a contest that was interrupted goes on."""
+    task: str = "lift"
+    """reach, push, lift or stack: which cameras, and how often they are looked through."""
+    heads: tuple[str, ...] = (
+        "flow",
+        "flow-adarms",
+        "flow-insulated",
+        "diffusion",
+        "l1",
+        "tokens",
+        "tokens-parallel",
+        "fast",
+        "state-only",
+        "act",
+        "diffusion-policy",
+    )
+    """Heads, all on the fusion llava."""
+    fusions: tuple[str, ...] = ("llava", "anyres", "qformer", "flamingo", "native")
+    """Fusions, all under the head flow."""
+    seeds: int = 3
+    """Training seeds."""
+    steps: int | None = None
+    """Budget of each in steps: equal samples."""
+    minutes: float | None = None
+    """Budget of each in minutes of one thread: equal time."""
+    chunk: int = 8
+    """Actions that all predict at once."""
+    episodes: int = 100
+    """Closed-loop episodes of each policy."""
+    workers: int = 2
+    """Processes."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.bakeoff import Contest, bakeoff
+
+        contest = Contest(
+            task=self.task,
+            data=self.data,
+            heads=self.heads,
+            fusions=self.fusions,
+            seeds=self.seeds,
+            steps=self.steps,
+            minutes=self.minutes,
+            chunk=self.chunk,
+            episodes=self.episodes,
+        )
+        return bakeoff(contest, self.out, workers=self.workers, device=self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Imagine(Verb):
+    """Counterfactuals of a world model, scored against the simulator's own branches, with a page and a video."""
+
+    model: Positional[Path]
+    """A run folder that holds a world model."""
+    data: str
+    """The store whose held-out episodes are branched."""
+    horizon: int = 20
+    """Control steps to imagine."""
+    branches: int = 8
+    """Branches of each start; branch 0 is what was recorded."""
+    ways: tuple[str, ...] = ()
+    """What the other branches do instead of the usual: hold, zero, shuffled, perturbed, random, any policy that
+    `worldlab eval` takes, or actions from a file (left.npy, one row a step)."""
+    starts: int = 64
+    """Recorded rows to branch from."""
+    probe: bool = False
+    """Read positions off the model's belief by a linear probe, also where it decodes them itself."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.imagining import imagine
+
+        return imagine(
+            self.model,
+            self.data,
+            horizon=self.horizon,
+            branches=self.ways or self.branches,
+            starts=self.starts,
+            probe=self.probe,
+            seed=self.seed,
+            device=self.device,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Play(Verb):
+    """Drive a world model in the browser, with the simulator beside it on the same actions."""
+
+    model: Positional[Path]
+    """A run folder that holds a world model."""
+    data: str | None = None
+    """The store of recorded frames to begin from; the one that the run was trained on if none is given."""
+    port: int = 8000
+    """Where the page is, on this machine alone; 0 takes a free one."""
+
+    @override
+    def run(self) -> "Outcome":
+        from worldlab.playing.verb import play
+
+        return play(self.model, data=self.data, port=self.port, seed=self.seed, device=self.device)
