@@ -7,6 +7,7 @@ from functools import partial
 from worldlab.dynamics import ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
+    BackboneConfig,
     Config,
     DiffusionConfig,
     FastConfig,
@@ -18,6 +19,9 @@ from worldlab.policies import (
     StateOnlyConfig,
     TokenConfig,
 )
+from worldlab.policies.captioning import CaptioningConfig
+from worldlab.policies.contrastive import ContrastiveConfig
+from worldlab.policies.stages import StageConfigs
 from worldlab.training import FitConfig
 
 
@@ -39,7 +43,7 @@ class WindowConfig:
 class TrainConfig:
     """A whole recipe."""
 
-    model: Config | ModelConfig
+    model: Config | StageConfigs | ModelConfig
     """What to train."""
     windows: WindowConfig
     """On what."""
@@ -127,10 +131,38 @@ LOOKS: dict[str, Look] = {
 """Task -> how it is looked at."""
 
 
+_TOWER = BackboneConfig(frozen=("language", "fusion"))
+_BETWEEN = BackboneConfig(frozen=("vision", "language"))
+
+STAGES: dict[str, StageConfigs] = {
+    "contrastive": ContrastiveConfig(backbone=_TOWER),
+    "contrastive-plain": ContrastiveConfig(backbone=_TOWER, richness="plain"),
+    "contrastive-dense": ContrastiveConfig(backbone=_TOWER, richness="dense"),
+    "contrastive-clip": ContrastiveConfig(backbone=_TOWER, objective="softmax"),
+    "align": CaptioningConfig(backbone=_BETWEEN),
+    "align-plain": CaptioningConfig(backbone=_BETWEEN, richness="plain"),
+    "align-dense": CaptioningConfig(backbone=_BETWEEN, richness="dense"),
+    "instruct": CaptioningConfig(kind="instruct", backbone=BackboneConfig(frozen=("vision",))),
+}
+"""Name -> what comes before the actions, and what each leaves as it is."""
+
+
+def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
+    """A stage on the frames of a task."""
+    return TrainConfig(
+        model=replace(model, cameras=look.cameras),
+        windows=WindowConfig(length=1, batch=64),
+        fit=FitConfig(minutes=2.0, learning_rate=1e-3, ema=0.99, precision="bf16"),
+        hold_out=10,
+    )
+
+
 def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
     for task, look in LOOKS.items():
         for name, head in HEADS.items():
             yield f"{name}-{task}", partial(policy_recipe, look.on(head), look.minutes)
+        for name, stage in STAGES.items():
+            yield f"{name}-{task}", partial(stage_recipe, stage, look)
         yield f"state-{task}", _state
         yield f"rssm-{task}", _rssm
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worldlab.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from worldlab.policies.backbone_config import BackboneConfig, Part
+    from worldlab.policies.inherit import Ancestor
     from worldlab.presets import TrainConfig
 
 
@@ -27,20 +29,38 @@ class Trunk:
     """Parts that do not learn: vision, language, embeddings, fusion."""
     lora: int | None = None
     """Rank of low-rank adapters in the language model; its own weights are then frozen."""
+    init: Path | None = None
+    """A run to start from, of a stage or of a policy: its trunk, and every weight whose name and shape is wanted."""
 
     def under(self, config: "TrainConfig") -> "TrainConfig":
         """The recipe with this trunk.
 
         Raises:
-            UsageError: there is no such fusion or part, the checkpoint cannot be read, or the model has no trunk.
+            UsageError: there is no such fusion or part, the checkpoint or the run cannot be read, the model has no
+                trunk, or two are asked for.
         """
         if self == Trunk():
             return config
+        from worldlab.policies.stage import StageConfig
         from worldlab.policies.vla import VLAConfig
 
-        if not isinstance(config.model, VLAConfig):
+        if not isinstance(config.model, VLAConfig | StageConfig):
             raise UsageError("this preset's model has no vision-language trunk, so it cannot have another one.")
-        return replace(config, model=replace(config.model, backbone=self.instead_of(config.model.backbone)))
+        trunk, ancestor = self.instead_of(config.model.backbone), self.ancestor()
+        if ancestor is not None:
+            if any((self.fusion, self.backbone, self.vision, self.language)):
+                raise UsageError(
+                    f"--init takes the trunk of '{self.init}' as it is; leave --fusion, --backbone, --vision and "
+                    "--language out, or give them to the first stage."
+                )
+            trunk = ancestor.under(trunk)
+        return replace(config, model=replace(config.model, backbone=trunk))
+
+    def ancestor(self) -> "Ancestor | None":
+        """The run to start from."""
+        from worldlab.policies.inherit import Ancestor
+
+        return None if self.init is None else Ancestor(self.init)
 
     def instead_of(self, trunk: "BackboneConfig") -> "BackboneConfig":
         """That trunk with what differs."""

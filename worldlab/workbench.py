@@ -10,23 +10,23 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from worldlab import collection, datasets, dynamics, envs, players
+from worldlab import collection, datasets, envs, players
 from worldlab import eval as evaluation
+from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
-from worldlab.seeding import key
 from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
 from worldlab.trunk import Trunk, families
 
 if TYPE_CHECKING:
-    from worldlab.policies import ExecutionConfig, Trained
+    from worldlab.policies import ExecutionConfig
+    from worldlab.policies.inherit import Ancestor
     from worldlab.presets import TrainConfig
 
 
@@ -84,22 +84,6 @@ def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None
     return replace(config, fit=fitting)
 
 
-def create_model(
-    config: "TrainConfig", store: datasets.EpisodeStore, seed: int
-) -> "Trained | dynamics.StateModel | dynamics.RSSM":
-    """An untrained model for the recipe and the data."""
-    from worldlab import policies
-
-    torch.manual_seed(key(seed))
-    statistics = datasets.statistics(store)
-    if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig):
-        return dynamics.create(config.model, store.spec, statistics)
-    examples = None
-    if policies.needs_examples(config.model):
-        examples = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed)[0]
-    return policies.create(config.model, store.spec, statistics, store.tasks, examples)
-
-
 def train(
     name: str,
     data: str | Path,
@@ -116,8 +100,9 @@ def train(
     from worldlab.presets import preset
 
     pick_device(device)
-    config = _with_budget((trunk or Trunk()).under(preset(name)), steps, minutes, seed)
-    return train_recipe(config, name, data, out, resume=resume, device=device)
+    trunk = trunk or Trunk()
+    config = _with_budget(trunk.under(preset(name)), steps, minutes, seed)
+    return train_recipe(config, name, data, out, resume=resume, device=device, ancestor=trunk.ancestor())
 
 
 def train_recipe(
@@ -129,10 +114,13 @@ def train_recipe(
     resume: bool = False,
     device: Device = "auto",
     show: bool = True,
+    ancestor: "Ancestor | None" = None,
 ) -> Outcome:
     """Train a model by a whole recipe that is called `name`; everything random is keyed by the recipe's seed."""
+    from worldlab.stages import measure
+
     seed, store = config.fit.seed, datasets.EpisodeStore(data)
-    model = create_model(config, store, seed)
+    model = create_model(config, store, seed, ancestor)
     seen, held = config.split(len(store))
     about = {
         **model.describe(),
@@ -142,6 +130,7 @@ def train_recipe(
         "env": str(store.provenance["env"]),
         "episodes": len(store),
         "held_out": held,
+        "init": None if ancestor is None else ancestor.into(model),
         "provenance": provenance(seed),
     }
     run = Run.open(out) if resume else create_run(out, about, device)
@@ -153,8 +142,10 @@ def train_recipe(
     fit(model, windows, config.fit, run, device=device, resume=resume, show=show)
     last = run.read_log()[-2:]
     loss = last[0].get("loss")
-    line = f"{name} trained for {last[-1]['step']} steps in {last[-1]['seconds']} s, loss {loss}: {out}"
-    return Outcome(line, {"run": str(out), "preset": name, "loss": loss, **last[-1]})
+    bought = measure(model, store, held, run)
+    told = "".join(f", {name} {x:.3g}" for name, x in bought.items() if isinstance(x, float))
+    line = f"{name} trained for {last[-1]['step']} steps in {last[-1]['seconds']} s, loss {loss}{told}: {out}"
+    return Outcome(line, {"run": str(out), "preset": name, "loss": loss, **last[-1], **bought})
 
 
 def parse_variation(settings: tuple[str, ...]) -> dict[str, float]:

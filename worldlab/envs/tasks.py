@@ -85,6 +85,11 @@ class Task(Protocol):
     limit: int
     zone: bool
 
+    @property
+    def phrases(self) -> tuple[str, ...]:
+        """Instructions, with a gap for each cube that is named."""
+        ...
+
     def start(self, rng: Generator) -> Start:
         """Draw the start of an episode; it never already succeeds."""
         ...

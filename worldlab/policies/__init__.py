@@ -23,6 +23,7 @@ from worldlab.policies.flow_policy import FlowConfig as FlowConfig
 from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.grounding import GroundingConfig as GroundingConfig
 from worldlab.policies.head import Head, Interface
+from worldlab.policies.inherit import Ancestor as Ancestor
 from worldlab.policies.insulated_policy import InsulatedConfig as InsulatedConfig
 from worldlab.policies.insulated_policy import InsulatedHead
 from worldlab.policies.lerobot_baseline import LeRobotBaseline as LeRobotBaseline
@@ -112,7 +113,12 @@ def needs_examples(config: Config) -> bool:
 
 
 def create(
-    config: Config, spec: Spec, statistics: Statistics, tasks: Sequence[str], examples: Trajectory | None = None
+    config: Config,
+    spec: Spec,
+    statistics: Statistics,
+    tasks: Sequence[str],
+    examples: Trajectory | None = None,
+    ancestor: Ancestor | None = None,
 ) -> Trained:
     """A fresh policy for data of the given `Spec`.
 
@@ -122,6 +128,7 @@ def create(
         statistics: of the data.
         tasks: its instructions.
         examples: a batch of training windows; heads that write FAST words learn their vocabulary from it.
+        ancestor: whose trunk is gone on with; its weights are not loaded here.
 
     Raises:
         UsageError: a camera is missing, or a pretrained part cannot be read.
@@ -132,7 +139,8 @@ def create(
         return LeRobotBaseline(config, spec, statistics)
     pointing = config.grounding.camera if config.grounding.weight > 0 else None
     notes = note_examples(len(spec.state)) if config.state_in_prompt else ()
-    backbone = Backbone.create(
+    make = Backbone.create if ancestor is None else ancestor.backbone
+    backbone = make(
         config.backbone, _cameras(config, spec), tasks, reserved=_reserved(config), notes=notes, pointing=pointing
     )
     policy = _assemble(config, spec, statistics, backbone)

@@ -1,0 +1,42 @@
+"""An untrained model for a recipe and its data: fresh, or going on from an earlier run."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from worldlab import datasets, dynamics
+from worldlab.envs.tasks import NAMES, TASKS
+from worldlab.seeding import key
+
+if TYPE_CHECKING:
+    from worldlab.policies import Trained
+    from worldlab.policies.captioning import Captioning
+    from worldlab.policies.contrastive import Contrastive
+    from worldlab.policies.inherit import Ancestor
+    from worldlab.presets import TrainConfig
+
+
+def create_model(
+    config: "TrainConfig", store: datasets.EpisodeStore, seed: int, ancestor: "Ancestor | None" = None
+) -> "Trained | Contrastive | Captioning | dynamics.StateModel | dynamics.RSSM":
+    """An untrained model for the recipe and the data, its trunk built as an ancestor's if there is one."""
+    from worldlab import policies
+    from worldlab.policies import stages
+    from worldlab.policies.stage import StageConfig
+
+    torch.manual_seed(key(seed))
+    if isinstance(config.model, StageConfig):
+        return stages.create(config.model, store.spec, [*store.tasks, *instructions()], ancestor)
+    statistics = datasets.statistics(store)
+    if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig):
+        return dynamics.create(config.model, store.spec, statistics)
+    examples = None
+    if policies.needs_examples(config.model):
+        examples = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed)[0]
+    return policies.create(config.model, store.spec, statistics, store.tasks, examples, ancestor)
+
+
+def instructions() -> list[str]:
+    """Every phrase of every task, with every cube: words that a stage must know for the tasks after it."""
+    phrases = [phrase for task in TASKS.values() for phrase in task.phrases]
+    return [phrase.format(name, name) for phrase in phrases for name in NAMES]
