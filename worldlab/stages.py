@@ -31,7 +31,7 @@ def measure(model: nn.Module, store: datasets.EpisodeStore, held: Sequence[int],
 
 
 def bought(
-    stage: Contrastive | Captioning, store: datasets.EpisodeStore, held: Sequence[int], batches: int = 16, seed: int = 0
+    stage: Contrastive | Captioning, store: datasets.EpisodeStore, held: Sequence[int], batches: int = 8, seed: int = 0
 ) -> dict[str, Json]:
     """What the stage is for, on random frames of held-out episodes.
 
