@@ -31,7 +31,7 @@ def measure(model: nn.Module, store: datasets.EpisodeStore, held: Sequence[int],
 
 
 def bought(
-    stage: Contrastive | Captioning, store: datasets.EpisodeStore, held: Sequence[int], batches: int = 16, seed: int = 0
+    stage: Contrastive | Captioning, store: datasets.EpisodeStore, held: Sequence[int], batches: int = 8, seed: int = 0
 ) -> dict[str, Json]:
     """What the stage is for, on random frames of held-out episodes.
 
@@ -119,8 +119,8 @@ def _answers(stage: Captioning, frames: Iterator[Trajectory], common: Mapping[st
         count["n"] += len(chosen)
         count["majority"] += sum(common.get(q.text) == q.answer for q in chosen)
         for name, shown in (("accuracy", batch), ("blind", _blind(batch))):
-            logits, words, _ = stage.forced(shown.obs.map(lambda x: x[:, 0]), texts, answers)
-            count[name] += int((logits[:, 0].argmax(-1) == words[:, 0]).sum())
+            logits, words, said = stage.forced(shown.obs.map(lambda x: x[:, 0]), texts, answers)
+            count[name] += int(((logits.argmax(-1) == words) | ~said).all(-1).sum())
     total = sum(right.values(), Counter[str]())
     rates = ("accuracy", "blind", "majority")
     kinds = {k: {r: c[r] / c["n"] for r in rates} | {"n": c["n"], "answers": dict(given[k])} for k, c in right.items()}

@@ -115,6 +115,17 @@ def test_a_head_that_writes_into_the_vocabulary_leaves_the_words_where_they_were
     assert stage.backbone.tokenizer(TASKS)[0].sum() == policy.backbone.tokenizer(TASKS)[0].sum()
 
 
+def test_adapters_go_beside_the_weights_of_the_run_before(tmp_path):
+    stage = make_stage("align")
+    ancestor = Ancestor(save(stage, tmp_path / "align"))
+    config = replace(HEADS["flow"], backbone=ancestor.under(replace(TINY, lora=2)))
+    policy = policies.create(config, make_spec(), make_statistics(), TASKS, ancestor=ancestor)
+    report = ancestor.into(policy)
+    assert all("lora_" in name for name in report.fresh if name.startswith("backbone."))
+    layer = "backbone.language.layers.0.mlp.up_proj"
+    assert torch.equal(policy.state_dict()[f"{layer}.base_layer.weight"], stage.state_dict()[f"{layer}.weight"])
+
+
 def test_a_stage_is_read_from_its_run_alone(name, tmp_path):
     stage = make_stage(name).eval()
     again = stages.load(save(stage, tmp_path / "run"))
