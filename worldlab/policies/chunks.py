@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from worldlab.errors import UsageError
 from worldlab.normalize import QuantileScale, Statistics
-from worldlab.trajectory import Spec, Trajectory
+from worldlab.trajectory import Observation, Spec, Trajectory
 
 _FOLLOWED = 1e-3
 """An executed action this near the expert's was the expert's, in the units of actions."""
@@ -24,6 +24,7 @@ class Chunks(nn.Module):
         moving = spec.control == "joint_position" and spec.state == spec.action
         self.size, self.fps, self.pace = chunk, spec.fps, pace if moving else None
         self.expert = expert_columns(spec)
+        self.low, self.high = spec.low, spec.high
 
     def scaled(self, action: Float[Tensor, "b k a"], state: Float[Tensor, "b a"]) -> Float[Tensor, "b k a"]:
         """Environment units -> what a head predicts."""
@@ -36,6 +37,19 @@ class Chunks(nn.Module):
         if self.pace is None:
             return self.scale.invert(chunk)
         return state[:, None] + chunk * self._reach(chunk)
+
+    def complete(self, chunk: Float[Tensor, "b k a"], known: Float[Tensor, "b c a"]) -> Float[Tensor, "b k a"]:
+        """A chunk in environment units, beginning with the actions that are known, within the range of actions."""
+        whole = torch.cat([known, chunk[:, known.shape[1] :]], 1)
+        return whole.clamp(whole.new_tensor(self.low), whole.new_tensor(self.high))
+
+    def committed(
+        self, committed: Float[Tensor, "b c a"] | None, state: Float[Tensor, "b _"]
+    ) -> Float[Tensor, "b c a"]:
+        """What is committed, at most a chunk of it, where the policy computes; nothing if there is nothing."""
+        if committed is None:
+            return state.new_zeros(len(state), 0, len(self.low))
+        return committed[:, : self.size].to(state)
 
     def _reach(self, chunk: Float[Tensor, "b k a"]) -> Float[Tensor, "k 1"]:
         """How far a joint gets in 1, 2, … steps at the pace, radians."""
@@ -78,6 +92,12 @@ def labels(batch: Trajectory, k: int, expert: Sequence[int]) -> tuple[Float[Tens
         followed = ((executed - action).abs().amax(-1) < _FOLLOWED).long().cumprod(-1)
         real = torch.cat([real[:, :1], real[:, 1:] & (followed[:, :-1] > 0)], 1)
     return action, real
+
+
+def check_company(obs: Observation, episodes: int) -> None:
+    """Raise `UsageError` where there are not as many observations as episodes."""
+    if len(obs.task) != episodes:
+        raise UsageError(f"the policy was reset for {episodes} episodes, but {len(obs.task)} ask it to act.")
 
 
 def check_execute(execute: int, chunk: int) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from worldlab import seeding
 from worldlab.errors import UsageError
 from worldlab.normalize import Standardize, Statistics
-from worldlab.policies.chunks import Chunks, check_execute
+from worldlab.policies.chunks import Chunks, check_company, check_execute
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 
@@ -116,10 +116,7 @@ class LeRobotBaseline(nn.Module):
         Raises:
             UsageError: there are not as many observations as episodes.
         """
-        if len(obs.task) != len(self._seeds):
-            raise UsageError(
-                f"the policy was reset for {len(self._seeds)} episodes, but {len(obs.task)} ask it to act."
-            )
+        check_company(obs, len(self._seeds))
         device = self.scale_state.mean.device
         rows: list[Tensor] = []
         for i, seed in enumerate(self._seeds):
@@ -130,10 +127,9 @@ class LeRobotBaseline(nn.Module):
             rows.append(self.policy.predict_action_chunk(row, **{k: v.to(device) for k, v in noise.items()}))
         self._step += self.config.execute
         state = obs.state.to(device)
-        chunk = self.chunks.unscaled(torch.cat(rows), state)
-        known = chunk[:, :0] if committed is None else committed[:, : self.config.chunk].to(chunk)
-        chunk = torch.cat([known, chunk[:, known.shape[1] :]], 1)
-        return chunk.clamp(chunk.new_tensor(self.spec.low), chunk.new_tensor(self.spec.high))
+        return self.chunks.complete(
+            self.chunks.unscaled(torch.cat(rows), state), self.chunks.committed(committed, state)
+        )
 
 
 def _build(config: LeRobotConfig, spec: Spec) -> "PreTrainedPolicy":

@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldlab.errors import UsageError
 from worldlab.normalize import Standardize, Statistics
-from worldlab.policies.chunks import Chunks, check_execute
+from worldlab.policies.chunks import Chunks, check_company, check_execute
 from worldlab.policies.head import masked_mean
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
@@ -99,10 +98,7 @@ class StateOnlyPolicy(nn.Module):
         Raises:
             UsageError: there are not as many observations as episodes.
         """
-        if len(obs.state) != self._episodes:
-            raise UsageError(f"the policy was reset for {self._episodes} episodes, but {len(obs.state)} ask it to act.")
+        check_company(obs, self._episodes)
         state = obs.state.to(self.scale_state.mean)
         chunk = torch.cat([self.chunks.unscaled(self(row[None]), row[None]) for row in state])
-        known = chunk[:, :0] if committed is None else committed[:, : self.config.chunk].to(chunk)
-        chunk = torch.cat([known, chunk[:, known.shape[1] :]], 1)
-        return chunk.clamp(chunk.new_tensor(self.spec.low), chunk.new_tensor(self.spec.high))
+        return self.chunks.complete(chunk, self.chunks.committed(committed, state))

@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldlab.errors import UsageError
 from worldlab.normalize import QuantileScale, Standardize, Statistics
 from worldlab.policies.backbone import Backbone, BackboneConfig, Prefix
-from worldlab.policies.chunks import Chunks, check_execute
+from worldlab.policies.chunks import Chunks, check_company, check_execute
 from worldlab.policies.grounding import Grounding, GroundingConfig, Labels, Pointing
 from worldlab.policies.head import Head, Noise
 from worldlab.runs import Json, to_json
@@ -160,27 +159,21 @@ class VLA(nn.Module):
         Raises:
             UsageError: there are not as many observations as episodes.
         """
-        if len(obs.task) != len(self._seeds):
-            raise UsageError(
-                f"the policy was reset for {len(self._seeds)} episodes, but {len(obs.task)} ask it to act."
-            )
+        check_company(obs, len(self._seeds))
         device = self.scale_state.mean.device
-        if committed is None:
-            committed = obs.state.new_zeros(len(obs.task), 0, len(self.spec.action))
+        known = self.chunks.committed(committed, obs.state.to(device))
         together = 1 if device.type == "cpu" else len(obs.task)
         chunks: list[Tensor] = []
         for start in range(0, len(obs.task), together):
             rows = slice(start, start + together)
             part = replace(obs.map(lambda x, rows=rows: x[rows].to(device)), task=obs.task[rows])
             prefix, facts, _ = self.read(part, part.task)
-            known = committed[rows, : self.config.chunk].to(device)
+            given = self.chunks.scaled(known[rows], part.state)
             noise = Noise(self._seeds[rows], self._step)
-            given = self.chunks.scaled(known, part.state)
             chunk = self.head.sample(self.backbone, prefix, facts, noise, given)
-            chunks.append(torch.cat([known, self.chunks.unscaled(chunk, part.state)[:, known.shape[1] :]], 1))
+            chunks.append(self.chunks.complete(self.chunks.unscaled(chunk, part.state), known[rows]))
         self._step += self.config.execute
-        chunk = torch.cat(chunks)
-        return chunk.clamp(chunk.new_tensor(self.spec.low), chunk.new_tensor(self.spec.high))
+        return torch.cat(chunks)
 
 
 def note_examples(state: int) -> list[str]:
