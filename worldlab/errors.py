@@ -4,6 +4,10 @@ import difflib
 from collections.abc import Iterable
 
 
+_MANY = 30
+"""Names that a sentence can hold."""
+
+
 class UsageError(ValueError):
     """Something the user asked for cannot be done; the message is one sentence that says why.
 
@@ -12,8 +16,10 @@ class UsageError(ValueError):
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
-    """The error for a name that is not among the choices, with the nearest one as a suggestion."""
+    """The error for a name that is not among the choices, with the nearest one as a suggestion; of many, the nearest."""
     names = sorted(choices)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     hint = f" Did you mean '{close[0]}'?" if close else ""
+    if len(names) > _MANY and close:
+        return UsageError(f"unknown {kind} '{name}'.{hint} Like it: {', '.join(close)}; {len(names)} in all.")
     return UsageError(f"unknown {kind} '{name}'.{hint} Available: {', '.join(names) or 'none'}.")
