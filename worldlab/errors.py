@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 _MANY = 30
 """Names that a sentence can hold."""
 
@@ -16,7 +15,7 @@ class UsageError(ValueError):
 
 
 def unknown(kind: str, name: str, choices: Iterable[str]) -> UsageError:
-    """The error for a name that is not among the choices, with the nearest one as a suggestion; of many, the nearest."""
+    """The error for a name that is not among the choices, with the nearest as a suggestion; of many, only some."""
     names = sorted(choices)
     close = difflib.get_close_matches(name, names, n=5, cutoff=0.5)
     hint = f" Did you mean '{close[0]}'?" if close else ""

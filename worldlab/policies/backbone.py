@@ -142,11 +142,6 @@ class Backbone(nn.Module):
         return self.fusion.centres
 
     @property
-    def attention(self) -> str:
-        """Transformers' name of the attention implementation, for what attends to the prefix."""
-        return self.config.attention
-
-    @property
     def width(self) -> int:
         """Width of the language model's tokens."""
         width = self.language.config.hidden_size
