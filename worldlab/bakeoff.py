@@ -6,13 +6,15 @@ the head, or the fusion. Three training seeds or more: a difference within their
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
+from time import perf_counter, process_time
 
 import torch
 
@@ -23,7 +25,7 @@ from worldlab.eval.rates import over_training_seeds
 from worldlab.policies.chunks import expert_columns, labels
 from worldlab.presets import HEADS, LOOKS, Look, TrainConfig, policy_recipe
 from worldlab.runs import Json, Run, provenance, write_atomically
-from worldlab.training import Device
+from worldlab.training import Device, pick_device
 from worldlab.trunk import Trunk
 from worldlab.workbench import Outcome
 
@@ -95,7 +97,7 @@ class Entry:
     samples: int
     """Windows it was trained on."""
     minutes: float
-    """Of training."""
+    """Of training: CPU time of its process where it ran on the CPU, which other work beside it does not touch."""
     parameters: int
     action_error: float
     """Open loop, free running: mean absolute error of what would be executed, radians."""
@@ -108,7 +110,7 @@ class Entry:
     smoothness: float | None
     """See `worldlab.eval.Episode`."""
     latency_ms: float
-    """Wall time of one plan for one observation, median."""
+    """Of one plan for one observation, median; CPU time on a CPU."""
     tokens: float | None
     """Tokens a chunk; None where none are written."""
     invalid: float | None
@@ -170,18 +172,25 @@ def _enter(contest: Contest, config: TrainConfig, name: str, seed: int, out: Pat
     result = path / "entry.json"
     if result.is_file():
         return Entry(**json.loads(result.read_text(encoding="utf-8")))
+    shutil.rmtree(path, ignore_errors=True)  # begun and interrupted: its time would not be whole
     with (out / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
         config = replace(config, fit=replace(config.fit, seed=seed))
-        workbench.train_recipe(
-            config, name, contest.data, path, resume=(path / "config.json").is_file(), device=device, show=False
-        )
-        entry = _judge(contest, config, name, seed, path, device)
+        start = _clock(device)()
+        workbench.train_recipe(config, name, contest.data, path, device=device, show=False)
+        minutes = (_clock(device)() - start) / 60
+        entry = _judge(contest, config, name, path, minutes, device)
     write_atomically(result, json.dumps(asdict(entry)))
     return entry
 
 
-def _judge(contest: Contest, config: TrainConfig, name: str, seed: int, path: Path, device: Device) -> Entry:
-    """What a trained policy does, open and closed loop."""
+def _clock(device: Device) -> Callable[[], float]:
+    """What time is measured by, in seconds."""
+    return process_time if pick_device(device).type == "cpu" else perf_counter
+
+
+def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes: float, device: Device) -> Entry:
+    """What a policy does, open and closed loop, that was trained for so long."""
+    seed = config.fit.seed
     store = datasets.EpisodeStore(contest.data)
     world = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes))
     policy = workbench.meet(str(path), world, device)
@@ -189,18 +198,17 @@ def _judge(contest: Contest, config: TrainConfig, name: str, seed: int, path: Pa
     held = config.split(len(store))[1]
     windows = datasets.Windows(store, length=contest.chunk, batch=_WINDOWS, observed=1, episodes=held)[0]
     error = action_error(policy, windows, *labels(windows, contest.chunk, expert_columns(store.spec)))
-    latency = median_latency_ms(policy, windows)
+    latency = median_latency_ms(policy, windows, clock=_clock(device))
     before = _counts(policy)
     result = workbench.judge(policy, world, contest.episodes, 0, f"{name}, seed {seed}")
     written = {key: value - before[key] for key, value in _counts(policy).items()}
-    last = Run.open(path).read_log()[-1]
-    steps, seconds = int(str(last["step"])), float(str(last["seconds"]))
+    steps = int(str(Run.open(path).read_log()[-1]["step"]))
     chunks = written.get("chunks", 0)
     return Entry(
         name=name,
         seed=seed,
         samples=steps * config.windows.batch,
-        minutes=seconds / 60,
+        minutes=minutes,
         parameters=sum(p.numel() for p in policy.parameters()),
         action_error=error.mean,
         action_error_half_width=error.half_width,
