@@ -27,7 +27,7 @@ from worldlab.rollout import rollout
 from worldlab.runs import Json, provenance
 from worldlab.trajectory import Spec, Trajectory
 
-_FIRST_SEED = 1_000_000
+FIRST_SEED = 1_000_000
 """Collecting starts here, so that the small seeds of evaluation are unseen."""
 
 _HOPELESS = 20
@@ -134,7 +134,7 @@ def collect(
     about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, **provenance(seed)}
     store = _open(out, recipe.world(1, 1).contract, about)
     _merge(store)
-    first = max([_FIRST_SEED * (seed + 1) - 1, *store.seeds.tolist()]) + 1
+    first = max([FIRST_SEED * (seed + 1) - 1, *store.seeds.tolist()]) + 1
     shared_by = processes.number(episodes / recipe.n, workers)
     seeds = count(first, recipe.n)
     before, kept, tried = len(store), 0, 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def create_model(
     config: "TrainConfig", store: datasets.EpisodeStore, seed: int, ancestor: "Ancestor | None" = None
-) -> "Trained | Contrastive | Captioning | dynamics.StateModel | dynamics.RSSM":
+) -> "Trained | Contrastive | Captioning | dynamics.StateModel | dynamics.RSSM | dynamics.Dreamer":
     """An untrained model for the recipe and the data, its trunk built as an ancestor's if there is one."""
     from worldlab import policies
     from worldlab.policies import stages
@@ -28,7 +28,7 @@ def create_model(
     if isinstance(config.model, StageConfig):
         return stages.create(config.model, store.spec, [*store.tasks, *instructions()], ancestor)
     statistics = datasets.statistics(store)
-    if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig):
+    if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig | dynamics.DreamerConfig):
         return dynamics.create(config.model, store.spec, statistics)
     examples = None
     if policies.needs_examples(config.model):

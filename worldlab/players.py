@@ -5,6 +5,7 @@ from pathlib import Path
 from worldlab import dynamics
 from worldlab.errors import unknown
 from worldlab.protocols import Environment, Observable, Policy
+from worldlab.runs import Run
 
 PLAN = "plan"
 OPTIONS = ("cem", "mppi", "zone")
@@ -27,6 +28,8 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
     kind, _, run = name.partition(":")
     first, *options = kind.split(".")
     if first != PLAN or not run:
+        if (Path(name) / "config.json").is_file() and Run.open(name).config["kind"] == "dreamer":
+            return dynamics.load_dreamer(name, device)
         from worldlab import policies  # a second to import
 
         return policies.load(name, device=device, env=env)

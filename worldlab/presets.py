@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from worldlab.dynamics import ModelConfig, RSSMConfig, StateModelConfig
+from worldlab.dynamics import DreamerConfig, ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
     BackboneConfig,
@@ -37,6 +37,20 @@ class WindowConfig:
     """Rows whose images are loaded; None loads all."""
     pad: bool = True
     """Whether a window may run past its episode's end (the rows beyond are not valid)."""
+    stride: int = 1
+    """Control steps from one row of a window to the next, where actions are held for so long."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineConfig:
+    """How a model acts while it learns."""
+
+    env_steps: int = 50_000
+    """Control steps of the environment, action repeats and the random beginning included."""
+    ratio: float = 256.0
+    """Rows trained on for every row that is collected (DreamerV3's train ratio)."""
+    random: int = 4
+    """Episodes of random actions to begin with; the scales of states are taken from them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +63,8 @@ class TrainConfig:
     """On what."""
     fit: FitConfig
     """How, and for how long."""
+    online: OnlineConfig | None = None
+    """How it acts while it learns, where it makes its own data; `fit` then needs no budget."""
     hold_out: int = 0
     """One episode in so many is kept from training, to imagine from; 0 trains on all."""
 
@@ -100,6 +116,15 @@ def _rssm() -> TrainConfig:
         windows=WindowConfig(length=10, batch=48, pad=False),
         fit=FitConfig(minutes=20, learning_rate=2e-3, clip=100.0, precision="bf16"),
         hold_out=10,
+    )
+
+
+def _dreamer(world: RSSMConfig) -> TrainConfig:
+    return TrainConfig(
+        model=DreamerConfig(world=world, repeat=2),
+        windows=WindowConfig(length=32, batch=16, pad=False, stride=2),
+        fit=FitConfig(learning_rate=1e-3, clip=100.0, log_every=100),
+        online=OnlineConfig(),
     )
 
 
@@ -165,6 +190,7 @@ def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
             yield f"{name}-{task}", partial(stage_recipe, stage, look)
         yield f"state-{task}", _state
         yield f"rssm-{task}", _rssm
+    yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="tiny", sees="state", carry=True))
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())

@@ -104,16 +104,26 @@ class Run:
         """Name the folder; nothing is read or written yet."""
         self.path = Path(path)
 
+    @staticmethod
+    def vacant(path: str | Path, beside: tuple[str, ...] = ()) -> None:
+        """Make sure that a run can start in a folder, `beside` what may be in it already.
+
+        Raises:
+            UsageError: something else is already there.
+        """
+        path = Path(path)
+        if path.exists() and (not path.is_dir() or any(entry.name not in beside for entry in path.iterdir())):
+            raise UsageError(f"{path} already exists and is not empty; choose another --out, or --resume that run.")
+
     @classmethod
-    def create(cls, path: str | Path, config: Mapping[str, object]) -> "Run":
-        """Start a run in an empty or new folder.
+    def create(cls, path: str | Path, config: Mapping[str, object], beside: tuple[str, ...] = ()) -> "Run":
+        """Start a run in an empty or new folder, or one that holds nothing but what it may stand `beside`.
 
         Raises:
             UsageError: something else is already there.
         """
         run = cls(path)
-        if run.path.exists() and (not run.path.is_dir() or any(run.path.iterdir())):
-            raise UsageError(f"{run.path} already exists and is not empty; choose another --out, or --resume that run.")
+        cls.vacant(path, beside)
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomically(run.path / "config.json", json.dumps(to_json(config), indent=1))
         return run

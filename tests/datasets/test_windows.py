@@ -88,11 +88,12 @@ def test_what_gives_no_window_is_refused(store, tmp_path):
         Windows(EpisodeStore.create(tmp_path / "empty.zarr", SPEC, {}))
 
 
-def test_a_stride_leaves_actions_out_and_sums_what_happened_between(store):
+def test_a_stride_takes_steps_at_which_actions_are_held_as_one(store):
     windows = Windows(store, length=3, batch=1, stride=4, seed=2)
     coarse = [windows[i] for i in range(windows.count)]
+    assert windows.count == sum(len(range(0, len(episode.valid) - 1, 4)) for episode in store)
     for i, episode in enumerate(store):
-        for t in range(len(episode.valid) - 1):
+        for t in range(0, len(episode.valid) - 1, 4):
             got = next(w for w in coarse if torch.equal(w.action[0, 0], episode.action[t]))
             rows = range(t, len(episode.valid), 4)[:3]
             assert got.valid[0].tolist() == [True] * len(rows) + [False] * (3 - len(rows))

@@ -47,8 +47,8 @@ class Windows:
             seed: of the order.
             observed: load images and state for this many first rows only. The rest of the window is then about
                 actions, so an episode's last row, which has none, counts as padding.
-            stride: control steps from one row of a window to the next. The actions between are left out, as a policy
-                that acts less often would; rewards are summed, and success or an end between counts.
+            stride: control steps from one row of a window to the next, and from one window to the next, for episodes
+                in which actions were held for so long. Rewards are summed, and success or an end between counts.
             pad: let windows run past the end of their episode; such rows are zero and not `valid`.
             episodes: which episodes to use; None uses all.
             cache_bytes: keep columns in memory, those with the shortest rows first, while all of them stay below it.
@@ -72,7 +72,7 @@ class Windows:
         self._packed = np.cumsum(lengths) - lengths  # where each episode begins in a cached column
         self._rows = lengths if observed == length else lengths - 1
         first = lengths - 1 if pad else np.minimum(lengths - 1, self._rows - (length - 1) * stride)
-        self._ends = np.cumsum(np.maximum(0, first))
+        self._ends = np.cumsum(-(-np.maximum(0, first) // stride))
         if self.count == 0:
             kind = "any action" if pad else f"{(length - 1) * stride + 1} rows"
             raise UsageError(f"'{store.path}' has no window: none of the {len(chosen)} episodes used holds {kind}.")
@@ -99,7 +99,7 @@ class Windows:
         epoch, position = drawn // self.count, drawn % self.count
         window = np.concatenate([self._order(int(e))[position[epoch == e]] for e in np.unique(epoch)])
         episode = np.searchsorted(self._ends, window, side="right")
-        t = window.astype(np.int64) - np.where(episode > 0, self._ends[episode - 1], 0)
+        t = (window.astype(np.int64) - np.where(episode > 0, self._ends[episode - 1], 0)) * self.stride
         left = self._rows[episode] - t  # rows of the episode from the window's first on
         columns = {name: self._gather(name, episode, t, left) for name in self.store.columns}
         tasks = tuple(self.store.tasks[i] for i in self.store.task_index[self._episodes[episode]])

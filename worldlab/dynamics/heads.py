@@ -61,8 +61,11 @@ class TwoHot(nn.Module):
 
 
 def layer(inputs: int, outputs: int) -> nn.Sequential:
-    """Linear, normalised, SiLU. LayerNorm, which is one kernel on a CPU where RMSNorm is five."""
-    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.LayerNorm(outputs), nn.SiLU())
+    """Linear, normalised, SiLU. LayerNorm, which is one kernel on a CPU where RMSNorm is five.
+
+    Without the bias, the norm would hide how large a few inputs are together.
+    """
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.SiLU())
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int, *, silent: bool = False) -> nn.Sequential:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldlab.dynamics.heads import mlp
+from worldlab.dynamics.heads import mlp, symlog
 from worldlab.normalize import Standardize, Statistics
 from worldlab.trajectory import Spec
 
@@ -33,9 +33,12 @@ class Proprioception(nn.Module):
         self.net = mlp(self.width + len(spec.action) + context, width, 2, 2 * states, silent=True)
 
     def posture(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b p"]:
-        """The state as networks read it; of joint angles also their sines and cosines, which kinematics is made of."""
+        """The state as networks read it; of joint angles also their sines and cosines, which kinematics is made of.
+
+        Other states may leave the range of the data that they were scaled by, so their symlog is taken.
+        """
         z = self.scale(state)
-        return torch.cat([z, state.sin(), state.cos()], -1) if self.servo else z
+        return torch.cat([z, state.sin(), state.cos()], -1) if self.servo else symlog(z)
 
     def motion(
         self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"], after: Float[Tensor, "*b s"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, override
 import tyro
 from tyro.conf import Positional
 
+from worldlab.errors import UsageError
 from worldlab.trunk import Trunk
 from worldlab.verbs.verb import Verb
 
@@ -35,11 +36,17 @@ class Train(Verb):
     """Train a model by a preset's recipe. `worldlab list presets` shows them."""
 
     preset: Positional[str]
-    """MODEL-TASK: flow-reach, tokens-lift, state-push."""
-    data: str
-    """The store to train on."""
+    """MODEL-TASK: flow-reach, tokens-lift, state-push, dreamer-proprio."""
     out: Path
     """The run folder to make."""
+    data: str | None = None
+    """The store to train on."""
+    env: str | None = None
+    """Or the environment to act in meanwhile, for dreamer presets; what happens there is kept in OUT/replay.zarr."""
+    env_steps: int | None = None
+    """Budget in control steps of --env, action repeats included, instead of the preset's."""
+    ratio: float | None = None
+    """Rows trained on for every row collected in --env, instead of the preset's."""
     steps: int | None = None
     """Budget in steps, instead of the preset's."""
     minutes: float | None = None
@@ -51,8 +58,14 @@ class Train(Verb):
 
     @override
     def run(self) -> "Outcome":
+        if self.env is not None:
+            return self._online(self.env)
         from worldlab.workbench import train
 
+        if self.data is None:
+            raise UsageError("give --data STORE to train on, or --env ENV to act in meanwhile (dreamer presets).")
+        if self.env_steps is not None or self.ratio is not None:
+            raise UsageError("--env-steps and --ratio go with --env.")
         return train(
             self.preset,
             self.data,
@@ -61,6 +74,24 @@ class Train(Verb):
             minutes=self.minutes,
             resume=self.resume,
             trunk=self.trunk,
+            seed=self.seed,
+            device=self.device,
+        )
+
+    def _online(self, env: str) -> "Outcome":
+        from worldlab.online import train_online
+
+        if self.data is not None or self.steps is not None or self.minutes is not None or self.trunk != Trunk():
+            raise UsageError(
+                "--env takes --env-steps and --ratio; --data, --steps, --minutes and trunks are of --data."
+            )
+        return train_online(
+            self.preset,
+            env,
+            self.out,
+            env_steps=self.env_steps,
+            ratio=self.ratio,
+            resume=self.resume,
             seed=self.seed,
             device=self.device,
         )

@@ -1,0 +1,109 @@
+"""Learning while acting."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_cli import refused
+
+from worldlab import datasets, dynamics, envs, online, players
+from worldlab.dynamics.actor_critic import ActorCriticConfig
+from worldlab.errors import UsageError
+from worldlab.presets import OnlineConfig, TrainConfig, WindowConfig
+from worldlab.runs import Run
+from worldlab.training import FitConfig
+
+ENV = "Pendulum-v1"  # 200 steps an episode
+RECIPE = TrainConfig(
+    model=dynamics.DreamerConfig(
+        world=dynamics.RSSMConfig(size="tiny", sees="state", carry=True),
+        behaviour=ActorCriticConfig(units=8, depth=1, horizon=3, starts=8),
+        repeat=2,
+    ),
+    windows=WindowConfig(length=5, batch=4, pad=False, stride=2),
+    fit=FitConfig(seed=3, checkpoint_seconds=0.0),
+    online=OnlineConfig(env_steps=800, ratio=2.0, random=2),
+)
+STEPS = 400 // 20  # control steps that are not random, over 4 * 5 * 2 / 2 of them for an optimizer step
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    path = tmp_path_factory.mktemp("online") / "run"
+    outcome = online.train_recipe(RECIPE, "dreamer-proprio", ENV, path, device="cpu", show=False)
+    assert outcome.values["steps"] == STEPS
+    return path
+
+
+def test_it_acts_as_often_as_it_should_and_keeps_what_happened(run):
+    store = datasets.EpisodeStore(run / online.STORE)
+    assert store.lengths.tolist() == [201] * 4
+    assert store.seeds.tolist() == [4_000_000 + i for i in range(4)]
+    lines = [json.loads(line) for line in (run / online.EPISODES).read_text().splitlines()]
+    assert [(line["episode"], line["env_steps"]) for line in lines] == [(2, 400), (3, 600)]
+    assert [line["step"] for line in lines] == [1, 11]
+    for line in lines:
+        assert line["return"] == pytest.approx(float(store[line["episode"]].reward.sum()), rel=1e-5)
+    for episode in store:  # actions are held for two steps
+        action = episode.action[:-1]
+        assert torch.equal(action[::2], action[1::2])
+
+
+def test_batch_i_is_of_the_episodes_due_by_then(run):
+    store = datasets.EpisodeStore(run / online.STORE)
+    model = dynamics.load_dreamer(run)
+    replay = online.Replay(store, envs.make(ENV, size=None), model, RECIPE, Run(run))
+    seen = [{int(t) for t in _episodes_of(replay[step], store)} for step in range(STEPS)]
+    assert seen[0] <= {0, 1}
+    assert set.union(*seen[1:11]) == {0, 1, 2}
+    assert set.union(*seen[11:]) == {0, 1, 2, 3}
+
+
+def _episodes_of(batch, store):
+    whole = [episode.obs.state for episode in store]
+    for window in batch.obs.state:
+        yield next(i for i, state in enumerate(whole) if (state == window[0]).all(1).any())
+
+
+def test_killed_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch):
+    killed = tmp_path / "killed"
+    whole, collected = online.Replay.__getitem__, []
+
+    def until(self, step):
+        batch = whole(self, step)
+        collected.append(len(self.store))
+        if step == 12:  # an episode later than a checkpoint of an earlier step might say
+            raise KeyboardInterrupt
+        return batch
+
+    monkeypatch.setattr(online.Replay, "__getitem__", until)
+    with pytest.raises(KeyboardInterrupt):
+        online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
+    monkeypatch.undo()
+    with pytest.raises(UsageError, match="not empty"):
+        online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
+    other = replace(RECIPE, online=replace(RECIPE.online, ratio=4.0))
+    with pytest.raises(UsageError, match="same options"):
+        online.train_recipe(other, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
+    online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
+    one, two = (load_file(path / "model.safetensors") for path in (run, killed))
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
+def test_the_run_is_a_policy_and_a_world_model(run):
+    world = envs.make(ENV, n=2, size=None)
+    policy = players.load(str(run), world)
+    assert isinstance(policy, dynamics.Dreamer)
+    policy.spec.check(world.contract)
+    assert isinstance(dynamics.load(run), dynamics.RSSM)
+
+
+def test_what_cannot_be_is_said(tmp_path, capsys):
+    out = ("--out", str(tmp_path / "a"))
+    assert "--env ENV to act in" in refused(capsys, "train", "dreamer-proprio", *out)
+    assert "learns from a store" in refused(capsys, "train", "flow-reach", "--env", ENV, *out)
+    assert "go with --env" in refused(capsys, "train", "flow-reach", "--data", "x", "--ratio", "2", *out)
+    assert "--env takes" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, "--steps", "5", *out)

@@ -1,0 +1,120 @@
+"""Dreamer: a world model, and a policy that has only ever acted in its dreams (Hafner et al. 2023)."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from worldlab.dynamics.actor_critic import ActorCritic, ActorCriticConfig
+from worldlab.dynamics.planners import REACH
+from worldlab.dynamics.rssm import RSSM
+from worldlab.dynamics.rssm_config import RSSMConfig
+from worldlab.normalize import Statistics
+from worldlab.runs import Json, to_json
+from worldlab.seeding import normal, uniform
+from worldlab.trajectory import Observation, Spec, Trajectory
+
+
+@dataclass(frozen=True, kw_only=True)
+class DreamerConfig:
+    """`Dreamer`."""
+
+    kind: Literal["dreamer"] = "dreamer"
+    """Names the model in a run."""
+    world: RSSMConfig = field(default_factory=RSSMConfig)
+    """The world model."""
+    behaviour: ActorCriticConfig = field(default_factory=ActorCriticConfig)
+    """Actor and critic."""
+    repeat: int = 1
+    """Control steps for which an action is held, which is one step of the model."""
+
+
+class Dreamer(nn.Module):
+    """An RSSM with an actor and a critic, which learn together: the model from data, the other two from its dreams.
+
+    As a `Policy` it acts by the mean of its distribution; with `explore` it draws. Where actions are joint targets, the
+    actor says how far each joint should move from where it is, at most 0.12 rad a step, as planners do.
+    """
+
+    def __init__(self, config: DreamerConfig, spec: Spec, statistics: Statistics) -> None:
+        """`spec` and `statistics` are those of the data.
+
+        Raises:
+            UsageError: a camera does not exist, or what the belief should carry is not seen.
+        """
+        super().__init__()
+        self.config, self.statistics, self._data_spec = config, statistics, spec
+        # A step of the model is `repeat` control steps.
+        self.world = RSSM(config.world, replace(spec, fps=spec.fps // config.repeat), statistics)
+        self.behaviour = ActorCritic(config.behaviour, self.world.width, len(spec.action))
+        self.explore = False
+        """Whether actions are drawn."""
+        self.register_buffer("low", torch.tensor(spec.low), persistent=False)
+        self.register_buffer("high", torch.tensor(spec.high), persistent=False)
+        self.reset(())
+
+    low: Tensor
+    high: Tensor
+
+    @property
+    def spec(self) -> Spec:
+        """What it needs to see, and the range of its actions."""
+        return replace(self.world.spec, fps=self._data_spec.fps)
+
+    def describe(self) -> dict[str, Json]:
+        """Everything but the weights that `load` needs."""
+        parts = {"model": self.config, "spec": self._data_spec, "statistics": self.statistics}
+        return {"kind": self.config.kind, **{name: to_json(asdict(part)) for name, part in parts.items()}}
+
+    # Training
+
+    def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """World model, actor and critic, whose gradients do not meet: beliefs are given to the latter two without.
+
+        Raises:
+            UsageError: the windows are too short.
+        """
+        losses, filtered = self.world.losses(batch)
+        total = torch.stack(list(losses.values())).sum()
+        before = torch.cat([torch.zeros_like(batch.terminated[:, :1]), batch.terminated[:, :-1]], 1)
+        begins = torch.nonzero((batch.valid & ~before).flatten())[:, 0]
+        some = begins[torch.randperm(len(begins))[: self.config.behaviour.starts].to(begins.device)]
+        with torch.no_grad():
+            dream = self.behaviour.dream(self.world, filtered.belief.detach().flatten(0, 1)[some], self.action)
+        learnt = self.behaviour.losses(dream)
+        told = {"imagined_reward": dream.reward.mean(), "range": self.behaviour.scale.high - self.behaviour.scale.low}
+        return total + learnt["actor"] + learnt["critic"], losses | learnt | told
+
+    def action(self, belief: Float[Tensor, "b d"], move: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
+        """A move in -1..1 in environment units."""
+        if self.world.carried and self.world.body.servo:
+            return torch.clamp(belief[:, -self.world.carried :] + REACH * move, self.low, self.high)
+        return self.low + (move + 1) / 2 * (self.high - self.low)
+
+    # A policy
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin one episode per seed, having seen nothing."""
+        self._seeds, self._step = tuple(seeds), 0
+        self._belief: Tensor | None = None
+        self._action = self.low
+
+    @torch.no_grad()
+    def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
+        """The next action of each episode, `repeat` times."""
+        obs = obs.to(self.low.device)
+        noise = uniform(self._seeds, 2 * self._step, (self.world.size.stoch,)).to(self.low.device)
+        if self._belief is None:
+            self._belief = self.world.begin(obs, noise)
+        else:
+            self._belief = self.world.update(self._belief, self._action, obs, noise)
+        chosen = self.behaviour.distribution(self.world.features(self._belief))
+        move = chosen.mean
+        if self.explore:
+            move = move + chosen.stddev * normal(self._seeds, 2 * self._step + 1, move.shape[1:]).to(move.device)
+        self._action = self.action(self._belief, move.clamp(-1, 1))
+        self._step += 1
+        return self._action[:, None].expand(-1, self.config.repeat, -1)

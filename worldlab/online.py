@@ -1,0 +1,187 @@
+"""Learning while acting: `worldlab train dreamer-proprio --env ENV`, where a model makes its own data.
+
+The store beside the run grows by an episode whenever the ratio of training to acting asks for one. What batch i holds
+follows from the weights at step i and before, so a run that was killed goes on to the same bits: episodes that were
+collected after its checkpoint would be collected again just so, and are kept.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldlab import datasets, dynamics, envs
+from worldlab.collection import FIRST_SEED
+from worldlab.errors import UsageError
+from worldlab.policies.random_policy import RandomPolicy
+from worldlab.presets import TrainConfig, preset
+from worldlab.protocols import Environment, Policy
+from worldlab.rollout import rollout
+from worldlab.runs import Json, Run, provenance, to_json
+from worldlab.seeding import key
+from worldlab.training import Device, fit, pick_device
+from worldlab.trajectory import Observation, Trajectory
+from worldlab.workbench import Outcome
+
+STORE = "replay.zarr"
+"""What a run has experienced, in its folder."""
+EPISODES = "episodes.jsonl"
+"""What each episode earned while it was learning, in its folder."""
+
+
+class Held:
+    """Another policy, each of whose actions is held for some control steps."""
+
+    def __init__(self, policy: Policy, repeat: int) -> None:
+        self.policy, self.repeat = policy, repeat
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin one episode per seed."""
+        self.policy.reset(seeds)
+
+    def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
+        """The actions of the other, `repeat` times each."""
+        return self.policy.act(obs).repeat_interleave(self.repeat, 1)
+
+
+class Replay:
+    """Batches of a store that grows: batch i is of the episodes due by then; those missing are collected first."""
+
+    def __init__(
+        self, store: datasets.EpisodeStore, world: Environment, model: dynamics.Dreamer, recipe: TrainConfig, run: Run
+    ) -> None:
+        """`store` holds the random episodes; `recipe` says how often to act, and how to cut windows."""
+        assert recipe.online is not None
+        self.store, self.world, self.model, self.run = store, world, model, run
+        self.online, self.windows, self.seed = recipe.online, recipe.windows, recipe.fit.seed
+        self._cut: tuple[int, datasets.Windows] | None = None
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps after which the environment has taken all of its steps, and been learnt from as often."""
+        return int((self.online.env_steps - self._random_steps) / self._pace)
+
+    def __getitem__(self, step: int) -> Trajectory:
+        """Batch `step`."""
+        due = self._random_steps + int(step * self._pace)
+        while (taken := np.cumsum(self.store.lengths - 1))[-1] < due:
+            self._collect(step, int(taken[-1]))
+        episodes = int(np.searchsorted(taken, due)) + 1
+        if self._cut is None or self._cut[0] != episodes:
+            options = asdict(self.windows)
+            cut = datasets.Windows(self.store, seed=self.seed, episodes=range(episodes), **options)
+            self._cut = (episodes, cut)
+        return self._cut[1][step]
+
+    @property
+    def _random_steps(self) -> int:
+        """Control steps that were taken at random."""
+        return int((self.store.lengths[: self.online.random] - 1).sum())
+
+    @property
+    def _pace(self) -> float:
+        """Control steps for each optimizer step."""
+        return self.windows.batch * self.windows.length * self.windows.stride / self.online.ratio
+
+    def _collect(self, step: int, taken: int) -> None:
+        """Act for an episode, as the model does now."""
+        training = self.model.training
+        self.model.eval()
+        self.model.explore = True
+        earned = _episode(self.model, self.world, self.store, self.seed)
+        self.model.explore = False
+        self.model.train(training)
+        self.run.log({"episode": len(self.store) - 1, "env_steps": taken, "step": step, "return": earned}, EPISODES)
+
+
+def _episode(policy: Policy, world: Environment, store: datasets.EpisodeStore, seed: int) -> float:
+    """Act from the next start on, and keep what happened: its return."""
+    start = FIRST_SEED * (seed + 1) + len(store)
+    trajectory = rollout(policy, world, start)
+    store.append(trajectory, [start])
+    return float(trajectory.reward.sum())
+
+
+def train_online(
+    name: str,
+    env: str,
+    out: Path,
+    *,
+    env_steps: int | None = None,
+    ratio: float | None = None,
+    resume: bool = False,
+    seed: int = 0,
+    device: Device = "auto",
+) -> Outcome:
+    """Train by a preset while acting in an environment; see `worldlab train --help`."""
+    recipe = preset(name)
+    if recipe.online is None:
+        raise UsageError(f"'{name}' learns from a store; give --data instead of --env.")
+    online = recipe.online
+    if env_steps is not None:
+        online = replace(online, env_steps=env_steps)
+    if ratio is not None:
+        online = replace(online, ratio=ratio)
+    recipe = replace(recipe, online=online, fit=replace(recipe.fit, seed=seed))
+    return train_recipe(recipe, name, env, out, resume=resume, device=device)
+
+
+def train_recipe(
+    recipe: TrainConfig,
+    name: str,
+    env: str,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: Device = "auto",
+    show: bool = True,
+) -> Outcome:
+    """Train by a whole recipe that is called `name` while acting; everything random is keyed by the recipe's seed."""
+    config, seed = recipe.model, recipe.fit.seed
+    assert isinstance(config, dynamics.DreamerConfig)
+    pick_device(device)
+    world = envs.make(env, n=1, size=None if config.world.sees == "state" else 64)
+    about = {"preset": name, "env": env, "recipe": to_json(recipe)}
+    if not resume:
+        Run.vacant(out, (STORE,))
+    elif any(Run.open(out).config[part] != json.loads(json.dumps(value)) for part, value in about.items()):
+        raise UsageError(f"'{out}' was trained otherwise; resume it with the same options.")
+    store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
+    if not resume:
+        described = dynamics.create(config, store.spec, datasets.statistics(store)).describe()
+        beside = {"data": str(out / STORE), "episodes": len(store), "held_out": [], "provenance": provenance(seed)}
+        Run.create(out, {**described, **about, **beside}, (STORE,))
+    run = Run.open(out)
+    torch.manual_seed(key(seed))
+    model = dynamics.of_description(run.config)
+    assert isinstance(model, dynamics.Dreamer)
+    replay = Replay(store, world, model, recipe, run)
+    fit(model, replay, replace(recipe.fit, steps=replay.steps), run, device=device, resume=resume, show=show)
+    store.close()
+    return _outcome(name, env, run, replay.steps)
+
+
+def _begin(recipe: TrainConfig, world: Environment, path: Path, about: dict[str, Json]) -> datasets.EpisodeStore:
+    """The store of what is experienced, with the random episodes at its beginning."""
+    assert recipe.online is not None
+    assert isinstance(recipe.model, dynamics.DreamerConfig)
+    if path.exists():
+        store = datasets.EpisodeStore(path)
+    else:
+        store = datasets.EpisodeStore.create(str(path), world.contract, about)
+    beginner = Held(RandomPolicy(world.contract, period=1), recipe.model.repeat)
+    while len(store) < recipe.online.random:
+        _episode(beginner, world, store, recipe.fit.seed)
+    return store
+
+
+def _outcome(name: str, env: str, run: Run, steps: int) -> Outcome:
+    last = [float(str(line["return"])) for line in run.read_log(EPISODES)[-10:]]
+    mean = sum(last) / len(last)
+    line = f"{name} trained for {steps} steps in {env}, its last {len(last)} episodes earned {mean:.1f}: {run.path}"
+    return Outcome(line, {"run": str(run.path), "preset": name, "steps": steps, "mean_return": mean})
