@@ -11,7 +11,7 @@ from scipy import stats
 
 from worldlab import workbench
 from worldlab.eval.compare import compare
-from worldlab.eval.rates import mean_interval, sign_flip_p
+from worldlab.eval.rates import mean_interval, permutation_interval, permutation_p
 from worldlab.eval.success import Episode, SuccessResult
 
 
@@ -38,7 +38,7 @@ wholes = st.integers(-1000, 1000).map(float)
 @given(st.lists(wholes, min_size=1, max_size=10))
 @settings(deadline=None, max_examples=60)
 def test_for_few_pairs_the_p_value_is_that_of_all_swaps(differences):
-    assert sign_flip_p(differences) == pytest.approx(brute_force_p(differences))
+    assert permutation_p(differences) == pytest.approx(brute_force_p(differences))
 
 
 def test_the_p_value_agrees_with_a_published_example():
@@ -46,16 +46,30 @@ def test_the_p_value_agrees_with_a_published_example():
     # 2^15 sign patterns reach a sum as large as that seen, in either direction 1726.
     darwin = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
     assert brute_force_p(darwin) == 1726 / 2**15
-    assert sign_flip_p([float(d) for d in darwin]) == pytest.approx(1726 / 2**15, abs=0.006)  # sampled from 14 pairs on
+    assert permutation_p([float(d) for d in darwin]) == 1726 / 2**15
+
+
+@pytest.mark.parametrize("n", [14, 16, 60])
+def test_the_p_value_agrees_with_scipy(n):
+    differences = np.random.default_rng(n).normal(0.4, 1, n)
+    theirs = stats.permutation_test(
+        (differences,),
+        np.mean,
+        permutation_type="samples",
+        n_resamples=2**17,
+        batch=10_000,
+        rng=np.random.default_rng(1),
+    )
+    assert permutation_p(differences.tolist()) == pytest.approx(theirs.pvalue, abs=1e-12 if n == 14 else 0.006)
 
 
 @given(st.lists(st.integers(-(10**6), 10**6).map(lambda x: x / 1024), min_size=1, max_size=40))
 @settings(deadline=None, max_examples=40)
 def test_neither_the_sign_nor_the_unit_of_the_differences_matters(differences):
-    p = sign_flip_p(differences)
+    p = permutation_p(differences)
     assert 0 < p <= 1
-    assert sign_flip_p([-d for d in differences]) == p
-    assert sign_flip_p([4 * d for d in differences]) == p
+    assert permutation_p([-d for d in differences]) == p
+    assert permutation_p([4 * d for d in differences]) == p
 
 
 @pytest.mark.parametrize("n", [8, 30])
@@ -65,15 +79,50 @@ def test_the_p_value_is_uniform_where_a_and_b_are_interchangeable(n):
     ps = []
     for _ in range(300):
         a, b = np.where(rng.random((2, n)) < 0.2, rng.normal(100, 40, (2, n)), rng.normal(850, 30, (2, n)))
-        ps.append(sign_flip_p((a - b).tolist()))
+        ps.append(permutation_p((a - b).tolist()))
     assert stats.kstest(ps, "uniform").pvalue > 0.01
     assert np.mean(np.array(ps) < 0.05) < 0.08
 
 
 def test_a_p_value_is_never_nought_and_a_tie_is_no_evidence():
-    assert 0 < sign_flip_p([100.0] * 100) < 0.001
-    assert sign_flip_p([0.0] * 10) == sign_flip_p([0.0] * 100) == 1
-    assert sign_flip_p([5.0]) == 1
+    assert 0 < permutation_p([100.0] * 100) < 0.001
+    assert permutation_p([0.0] * 10) == permutation_p([0.0] * 100) == 1
+    assert permutation_p([5.0]) == 1
+
+
+@given(st.lists(wholes, min_size=2, max_size=24).filter(lambda x: len(set(x)) > 1), wholes)
+@settings(deadline=None, max_examples=60)
+def test_the_interval_of_a_difference_holds_what_the_test_would_not_reject(differences, value):
+    interval = permutation_interval(differences)
+    assert (interval is None) == (len(differences) < 6)
+    low, high = interval or (-np.inf, np.inf)
+    assert min(differences) <= high
+    assert max(differences) >= low
+    for d in (value, 0.0, np.median(differences)):
+        assert (low <= d <= high) == (permutation_p([x - d for x in differences]) >= 0.05)
+
+
+def test_the_interval_of_a_difference_is_that_of_normal_theory_where_returns_are_normal():
+    rng = np.random.default_rng(0)
+    for n in (15, 100):
+        differences = rng.normal(50, 100, n).tolist()
+        assert permutation_interval(differences) == pytest.approx(mean_interval(differences), abs=600 / n)
+
+
+def test_there_is_no_interval_of_a_difference_that_is_always_the_same():
+    assert permutation_interval([100.0] * 30) is None
+
+
+@pytest.mark.parametrize("n", [8, 30])
+def test_the_interval_of_a_difference_covers_it(n):
+    rng = np.random.default_rng(n)
+    covered = 0
+    for _ in range(500):
+        # The difference of two alike, moved by 70, is symmetric and has three modes.
+        a, b = np.where(rng.random((2, n)) < 0.2, rng.normal(100, 40, (2, n)), rng.normal(850, 30, (2, n)))
+        low, high = permutation_interval((a - b + 70).tolist()) or (0, 0)
+        covered += low <= 70 <= high
+    assert covered / 500 == pytest.approx(0.95, abs=0.03)
 
 
 def coverage(draw, mean, n, repeats=2000):

@@ -6,7 +6,14 @@ from statistics import mean
 from typing import Literal
 
 from worldlab.errors import UsageError
-from worldlab.eval.rates import Interval, mcnemar_mid_p, mean_interval, paired_difference, readable, sign_flip_p
+from worldlab.eval.rates import (
+    Interval,
+    mcnemar_mid_p,
+    paired_difference,
+    permutation_interval,
+    permutation_p,
+    readable,
+)
 from worldlab.eval.success import SuccessResult
 from worldlab.runs import Json, to_json
 
@@ -64,15 +71,15 @@ class Comparison:
         """Mean return of a minus that of b."""
         return mean(self._differences)
 
-    @property
+    @cached_property
     def return_interval(self) -> Interval | None:
-        """95 % interval of the difference in mean return (paired t); None for one start or equal differences."""
-        return mean_interval(self._differences)
+        """95 % interval of the difference, by the permutation test; None below six starts and for equal differences."""
+        return permutation_interval(self._differences)
 
     @cached_property
     def return_p(self) -> float:
         """Two-sided p-value of the paired permutation test of the mean returns."""
-        return sign_flip_p(self._differences)
+        return permutation_p(self._differences)
 
     @property
     def verdict(self) -> str:

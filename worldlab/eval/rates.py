@@ -2,22 +2,24 @@
 
 Rates, at 0 and at 1 too, as recommended by Fagerland, Lydersen and Laake (Statistical Analysis of Contingency Tables,
 2017, chapters 2 and 8): Wilson's interval for one, McNemar's mid-p test and Newcombe's interval for two on the same
-seeds. Returns: Student's t-interval, and the sign-flip permutation test for two on the same seeds.
+seeds. Returns: Student's t-interval for one mean, the permutation test of signs and its interval for two on the same
+seeds.
 """
 
 from collections.abc import Sequence
-from math import sqrt
+from math import ceil, sqrt
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 type Interval = tuple[float, float]
 
 LEVEL = 0.95
 """Confidence of every interval."""
 
-FLIPS = 9_999
-"""Patterns of signs that are drawn where not all are tried; as many as that are tried up to 13 pairs."""
+FLIPS = 2**15 - 1
+"""Most patterns of signs that a permutation test tries beside the one seen: all there are up to 15 pairs."""
 
 
 def wilson(successes: int, n: int) -> Interval:
@@ -65,7 +67,7 @@ def paired_difference(both: int, only_a: int, only_b: int, neither: int) -> Inte
 
 
 def mean_interval(values: Sequence[float]) -> Interval | None:
-    """Student's t-interval of a mean: of returns, or of the differences of returns on the same seeds.
+    """Student's t-interval of a mean return.
 
     Not a bootstrap: its intervals are too narrow for few episodes (Hesterberg 2015, Am. Stat. 69:371; measured in
     docs/evaluation.md), and no better for many. The t-interval too is too narrow where a rare disaster, which 10
@@ -83,33 +85,51 @@ def mean_interval(values: Sequence[float]) -> Interval | None:
     return float(low), float(high)
 
 
-def sign_flip_p(differences: Sequence[float]) -> float:
+def permutation_p(differences: Sequence[float]) -> float:
     """Two-sided p-value of no difference in mean return, from the differences on the same seeds.
 
     Fisher's permutation test for pairs (The Design of Experiments, 1935, section 21): were it chance which of the two
     policies earned which of a start's two returns, every difference could as well have had the other sign. In what
-    share of all 2^n patterns of signs is the mean at least as far from 0? Up to 13 pairs all are counted. Beyond, they
-    are drawn, always the same for the same data, and the pattern seen counts as drawn, so that p is never 0 (Phipson
-    and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39).
+    share of all 2^n patterns of signs is the mean at least as far from 0? Up to 15 pairs all are counted. Beyond, they
+    are drawn, always the same for the same n, and the pattern seen counts as one of them, so that p is never 0 (Phipson
+    and Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39). Below six pairs p cannot fall under 0.05.
 
     It is exact whatever the distribution of returns, which a t-test is not: they have limits and often two modes. It is
-    about the mean, which is what is reported; Wilcoxon's signed ranks are not, and would hardly see the rare fall that
-    costs a whole return. Where the policies differ in more than the mean it holds for many starts (Romano 1990,
-    J. Am. Stat. Assoc. 85:686). With five starts or fewer p cannot fall below 0.05.
+    about the mean, which is what is reported; Wilcoxon's signed ranks are not, and take the rare fall that costs a
+    whole return for one rank among many. Where the policies differ in more than the mean it holds for many starts
+    (Romano 1990, J. Am. Stat. Assoc. 85:686).
     """
-    from scipy import stats  # a second to import
+    means = _flipped_means(differences)
+    # Flipping some signs moves the mean away from 0 or leaves it where what is flipped has a mean of 0 or beyond.
+    fewer = min((means <= 0).sum(), (means >= 0).sum())
+    return min(1.0, float(2 * (1 + fewer) / (1 + len(means))))
 
-    if len(differences) < 2:
-        return 1.0
-    test = stats.permutation_test(
-        (np.asarray(differences, np.float64),),
-        np.sum,
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=FLIPS,
-        rng=np.random.default_rng(0),
-    )
-    return float(test.pvalue)
+
+def permutation_interval(differences: Sequence[float]) -> Interval | None:
+    """Interval of the difference in mean return: every value that `permutation_p` would not reject.
+
+    With that value taken off every difference, the test counts the flips whose own mean lies beyond it, so the limits
+    are quantiles of the means of subsets (Hartigan 1969, J. Am. Stat. Assoc. 64:1303).
+
+    Returns:
+        None for fewer than six pairs, of which the test can reject nothing, and where all differences are equal.
+    """
+    means = np.sort(_flipped_means(differences))
+    beyond = ceil((1 - LEVEL) / 2 * (1 + len(means))) - 1
+    if beyond == 0 or min(differences) == max(differences):
+        return None
+    return float(means[beyond - 1]), float(means[-beyond])
+
+
+def _flipped_means(differences: Sequence[float]) -> NDArray[np.float64]:
+    """The mean of what each pattern of signs flips, without the pattern that flips nothing."""
+    n = len(differences)
+    if 2**n - 1 <= FLIPS:
+        flipped = np.arange(1, 2**n)[:, None] >> np.arange(n) & 1
+    else:
+        flipped = np.random.default_rng(0).integers(0, 2, (FLIPS, n), np.int8)
+        flipped = flipped[flipped.any(1)]
+    return flipped @ np.asarray(differences, np.float64) / flipped.sum(1)
 
 
 def readable(value: float, sign: Literal["", "+"] = "") -> str:
