@@ -100,7 +100,7 @@ def permutation_p(differences: Sequence[float]) -> float:
     (Romano 1990, J. Am. Stat. Assoc. 85:686).
     """
     means = _flipped_means(differences)
-    # Flipping some signs moves the mean away from 0 or leaves it where what is flipped has a mean of 0 or beyond.
+    # A flip of what is 0 or less on average leaves the mean as high as it was or higher; and the other way round.
     fewer = min((means <= 0).sum(), (means >= 0).sum())
     return min(1.0, float(2 * (1 + fewer) / (1 + len(means))))
 
