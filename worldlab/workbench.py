@@ -18,6 +18,7 @@ from worldlab import eval as evaluation
 from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
+from worldlab.eval.rates import readable
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.training import Device, create_run, fit, pick_device
@@ -196,10 +197,19 @@ def judge_controls(policy: Policy, world: Environment, episodes: int, seed: int)
     return results
 
 
-def rate_text(result: evaluation.SuccessResult) -> str:
-    """k/n and the interval."""
+def rate_text(result: evaluation.SuccessResult, *, returns: bool = False) -> str:
+    """k/n and the interval; before them, where asked for, the mean return and its interval."""
     low, high = result.interval
-    return f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
+    text = f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
+    if not returns:
+        return text
+    limits = "no interval" if result.return_interval is None else ", ".join(map(readable, result.return_interval))
+    return f"mean return {readable(result.mean_return)} [{limits}], {text}"
+
+
+def _defines_success(env: str) -> bool:
+    """Not the control suite: what counts there is one step at full reward, which balancing tasks may begin with."""
+    return not env.startswith("dm_control/")
 
 
 def _results_folder(name: str, parts: Sequence[str]) -> Path:
@@ -237,13 +247,15 @@ def evaluate(
         "variation": to_json(variation),
         "execution": to_json(way),
     }
+    others = judge_controls(policy, world, episodes, seed) if controls else {}
     if controls:
-        others = judge_controls(policy, world, episodes, seed)
         values["controls"] = {label: other.to_json() for label, other in others.items()}
     folder = _results_folder(name, [env.replace("/", "-"), *variation, *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
-    return Outcome(f"{rate_text(result)} on {env}: {folder}", values)
+    succeeded = any(judged.successes for judged in (result, *others.values()))
+    text = rate_text(result, returns=not (succeeded and _defines_success(env)))
+    return Outcome(f"{text} on {env}: {folder}", values)
 
 
 def compare(
@@ -252,7 +264,8 @@ def compare(
     """Two policies on the same seeds; see `worldlab compare --help`."""
     world = envs.make(env, n=min(n, episodes))
     results = [judge(meet(name, world, device), world, episodes, seed, name) for name in (a, b)]
-    comparison = evaluation.compare(results[0], results[1], (a, b))
+    by = "success" if _defines_success(env) else "return"
+    comparison = evaluation.compare(results[0], results[1], (a, b), by)
     return Outcome(comparison.verdict, {**comparison.to_json(), "env": env})
 
 

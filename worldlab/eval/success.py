@@ -11,10 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldlab.errors import UsageError
-from worldlab.eval.rates import Interval, wilson
+from worldlab.eval.rates import Interval, mean_interval, wilson
 from worldlab.protocols import Environment, Policy
 from worldlab.rollout import rollout
-from worldlab.runs import Json
+from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 
@@ -86,6 +86,16 @@ class SuccessResult:
         return wilson(self.successes, self.n)
 
     @property
+    def mean_return(self) -> float:
+        """Mean undiscounted return."""
+        return mean(e.total_reward for e in self.episodes)
+
+    @property
+    def return_interval(self) -> Interval | None:
+        """95 % t-interval of the mean return, over starts and policy noise; None for one episode or equal returns."""
+        return mean_interval([e.total_reward for e in self.episodes])
+
+    @property
     def median_time_to_success(self) -> float | None:
         """Seconds, over the episodes that succeeded; None if none did."""
         times = [e.time_to_success for e in self.episodes if e.time_to_success is not None]
@@ -110,7 +120,8 @@ class SuccessResult:
             "interval": list(self.interval),
             "seed": self.seed,
             "median_time_to_success": self.median_time_to_success,
-            "mean_return": mean(e.total_reward for e in self.episodes),
+            "mean_return": self.mean_return,
+            "return_interval": to_json(self.return_interval),
             "smoothness": self.smoothness,
             "latency_ms": self.latency_ms,
             "num_envs": self.num_envs,
