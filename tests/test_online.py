@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from test_cli import refused
 
 from worldlab import datasets, dynamics, envs, online, players
+from worldlab.cli import main
 from worldlab.dynamics.actor_critic import ActorCriticConfig
 from worldlab.errors import UsageError
 from worldlab.presets import OnlineConfig, TrainConfig, WindowConfig
@@ -99,6 +100,16 @@ def test_the_run_is_a_policy_and_a_world_model(run):
     assert isinstance(policy, dynamics.Dreamer)
     policy.spec.check(world.contract)
     assert isinstance(dynamics.load(run), dynamics.RSSM)
+    assert not players.looks(str(run))
+
+
+def test_it_is_held_against_the_behaviour_that_made_its_store(run, capsys):
+    recorded = f"recorded:{run / online.STORE}"
+    main(["compare", str(run), recorded, "--env", ENV, "--episodes", "4", "--n", "2", "--seed", "4000000", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    earned = [float(episode.reward.sum()) for episode in datasets.EpisodeStore(run / online.STORE)]
+    assert told["mean_return_b"] == pytest.approx(sum(earned) / 4, rel=1e-5)
+    assert told["by"] == "return"
 
 
 def test_what_cannot_be_is_said(tmp_path, capsys):

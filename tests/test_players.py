@@ -7,7 +7,7 @@ import torch
 from conftest import COUNT_SPEC, CountEnv, Ones
 from contracts.test_world_models import statistics
 
-from worldlab import dynamics, players
+from worldlab import datasets, dynamics, players
 from worldlab.errors import UsageError
 from worldlab.policies import RandomPolicy
 from worldlab.rollout import rollout
@@ -59,3 +59,17 @@ def test_results_are_kept_with_the_run():
     assert players.run_of("plan.mppi:runs/x") == (Path("runs/x"), "plan.mppi")
     assert players.run_of("lerobot:out") == (Path("out"), "")
     assert players.run_of("runs/x") == (Path("runs/x"), "")
+
+
+def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
+    wave = rollout(RandomPolicy(COUNT_SPEC), CountEnv(), seed=20, max_steps=5)
+    with datasets.EpisodeStore.create(str(tmp_path / "x.zarr"), COUNT_SPEC, {}) as store:
+        store.append(wave, [20, 21, 22, 23])
+    name = f"recorded:{tmp_path}/x.zarr"
+    again = rollout(players.load(name, CountEnv(2)), CountEnv(2), seed=21, max_steps=5)
+    assert torch.equal(again.action, wave.action[1:3])
+    assert torch.equal(again.reward, wave.reward[1:3])
+    assert not players.looks(name)
+    assert players.run_of(name) == (tmp_path, "recorded")
+    with pytest.raises(UsageError, match="no episode of seed 24; it holds 4, from seed 20 to 23"):
+        rollout(players.load(name, CountEnv()), CountEnv(), seed=21)

@@ -1,13 +1,20 @@
-"""Every policy by name, those that plan with a world model among them."""
+"""Every policy by name: besides those of `worldlab.policies`, planners, what learnt in dreams, and recordings."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from worldlab import dynamics
-from worldlab.errors import unknown
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from worldlab import datasets, dynamics
+from worldlab.errors import UsageError, unknown
 from worldlab.protocols import Environment, Observable, Policy
 from worldlab.runs import Run
+from worldlab.trajectory import Observation, Spec
 
 PLAN = "plan"
+RECORDED = "recorded:"
 OPTIONS = ("cem", "mppi", "zone")
 """What may follow `plan`: how to search (cem by default), and for what (the model's imagined reward by default)."""
 
@@ -19,12 +26,15 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
         name: what `worldlab.policies.load` takes, or "plan:RUN" for a planner with the world model of a run, which
             searches by the cross-entropy method for the most imagined reward; "plan.mppi:RUN" searches by path
             integrals, and "plan.zone:RUN" for the hand-written cost of pushing the target object into the zone.
+            "recorded:STORE" does again what was done in the episodes of a store, from the same starts.
         env: whose expert, whose action range or whose privileged state is needed.
         device: where networks compute.
 
     Raises:
         UsageError: there is no such policy, or it cannot act in this environment.
     """
+    if name.startswith(RECORDED):
+        return Recorded(datasets.EpisodeStore(name.removeprefix(RECORDED)))
     kind, _, run = name.partition(":")
     first, *options = kind.split(".")
     if first != PLAN or not run:
@@ -47,6 +57,51 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
 
 def run_of(name: str) -> tuple[Path, str]:
     """The folder that a policy is loaded from, and how it is used: ("runs/x", "plan.mppi") of "plan.mppi:runs/x"."""
+    if name.startswith(RECORDED):
+        return Path(name.removeprefix(RECORDED)).parent, "recorded"
     kind, _, run = name.partition(":")
     planned = kind.split(".")[0] == PLAN and run
     return (Path(run), kind) if planned else (Path(name.removeprefix("lerobot:")), "")
+
+
+def looks(name: str) -> bool:
+    """Whether a policy needs pictures, which are most of what an environment costs; where in doubt, it does."""
+    if name.startswith(RECORDED):
+        return False
+    described = Run.open(name).config if (Path(name) / "config.json").is_file() else {}
+    model = described.get("model")
+    world = model.get("world") if isinstance(model, dict) else None
+    return not (isinstance(world, dict) and world.get("sees") == "state")
+
+
+class Recorded:
+    """Does what was done in the recorded episode of the same seed: the behaviour that made a store, as a policy."""
+
+    def __init__(self, store: datasets.EpisodeStore) -> None:
+        self.store = store
+        self._actions = torch.zeros(0, 1, len(store.spec.action))
+
+    @property
+    def spec(self) -> Spec:
+        """That of the store."""
+        return self.store.spec
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin one episode per seed.
+
+        Raises:
+            UsageError: no episode was recorded from one of these seeds.
+        """
+        known = self.store.seeds.tolist()
+        for seed in seeds:
+            if seed not in known:
+                raise UsageError(
+                    f"'{self.store.path}' holds no episode of seed {seed}; it holds {len(known)}, from seed "
+                    f"{min(known, default=0)} to {max(known, default=0)}."
+                )
+        done = [self.store[known.index(seed)].action[:-1] for seed in seeds]
+        self._actions = torch.nn.utils.rnn.pad_sequence(done, batch_first=True)
+
+    def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
+        """All actions of each episode, and none (zero) once it is over."""
+        return self._actions

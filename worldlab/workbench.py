@@ -232,7 +232,9 @@ def evaluate(
     device: Device = "auto",
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
-    world = envs.make(env, n=min(n, episodes), variation=parse_variation(variation))
+    world = envs.make(
+        env, n=min(n, episodes), size=64 if players.looks(name) else None, variation=parse_variation(variation)
+    )
     policy = meet(name, world, device)
     way: list[str] = []
     if execution is not None and not execution.own_way:
@@ -262,7 +264,7 @@ def compare(
     a: str, b: str, env: str, episodes: int = 100, *, n: int = 50, seed: int = 0, device: Device = "auto"
 ) -> Outcome:
     """Two policies on the same seeds; see `worldlab compare --help`."""
-    world = envs.make(env, n=min(n, episodes))
+    world = envs.make(env, n=min(n, episodes), size=64 if players.looks(a) or players.looks(b) else None)
     results = [judge(meet(name, world, device), world, episodes, seed, name) for name in (a, b)]
     by = "success" if _defines_success(env) else "return"
     comparison = evaluation.compare(results[0], results[1], (a, b), by)

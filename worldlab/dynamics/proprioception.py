@@ -26,19 +26,21 @@ class Proprioception(nn.Module):
         """Whether an action says where the joints should be."""
         self.scale, self.scale_action = Standardize(statistics.state), Standardize(statistics.action)
         states = len(spec.state)
-        self.width = states * (3 if self.servo else 1)
+        # Of a hinge that turns round and round, only where it points matters.
+        self.turning = [i for i, name in enumerate(spec.state) if self.servo or name.startswith("position")]
+        self.width = states + 2 * len(self.turning)
         """Of `posture`."""
         self.inputs = len(spec.action) + self.width + states
         """Width of `motion`."""
         self.net = mlp(self.width + len(spec.action) + context, width, 2, 2 * states, silent=True)
 
     def posture(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b p"]:
-        """The state as networks read it; of joint angles also their sines and cosines, which kinematics is made of.
+        """The state as networks read it; of positions also their sines and cosines, which kinematics is made of.
 
-        Other states may leave the range of the data that they were scaled by, so their symlog is taken.
+        What is not told where to go may leave the range of the data that it was scaled by, so its symlog is taken.
         """
-        z = self.scale(state)
-        return torch.cat([z, state.sin(), state.cos()], -1) if self.servo else symlog(z)
+        z, position = self.scale(state), state[..., self.turning]
+        return torch.cat([z if self.servo else symlog(z), position.sin(), position.cos()], -1)
 
     def motion(
         self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"], after: Float[Tensor, "*b s"]

@@ -102,7 +102,8 @@ class Eval(Verb):
     """Success rate of a policy on unseen seeds, with its interval and its controls."""
 
     policy: Positional[str]
-    """A run folder, expert, random, lerobot:DIR, or plan:RUN to plan with a world model (plan.mppi:, plan.zone:)."""
+    """A run folder, expert, random, lerobot:DIR, recorded:STORE, or plan:RUN to plan with a world model (plan.mppi:,
+    plan.zone:)."""
     env: str
     """Environment id."""
     episodes: int = 100
@@ -148,7 +149,7 @@ class Compare(Verb):
     """Two policies on the same seeds: a paired test and a verdict."""
 
     a: Positional[str]
-    """A run folder, expert, random, or lerobot:DIR."""
+    """A run folder, expert, random, lerobot:DIR, or recorded:STORE."""
     b: Positional[str]
     """The other one."""
     env: str
