@@ -104,11 +104,17 @@ def test_a_run_shows_its_training_and_its_evaluations(tmp_path):
     result = {"env": "worldlab/Reach-v0", "successes": 7, "n": 10, "interval": [0.4, 0.9], "seed": 5}
     (run.path / "eval" / "reach").mkdir(parents=True)
     (run.path / "eval" / "reach" / "result.json").write_text(json.dumps(result))
+    (run.path / "eval" / "swing").mkdir()
+    (run.path / "eval" / "swing" / "result.json").write_text(json.dumps(result | {"mean_return": 812.26}))
+    for earned in (0.0, 10.0):
+        run.log({"episode": 0, "return": earned}, "episodes.jsonl")
     summary = summaries.summarize_run(run)
     assert summary.values["step"] == 2
     assert summary.values["evaluations"][0]["successes"] == 7
     assert "7/10" in summary.text
     assert "40% to 90%" in summary.text
+    assert "812.3" in summary.text
+    assert "the last 2 earned 5.0" in summary.text
     viewing.show_run(run, tmp_path / "run.rrd")
     batches = [chunk for chunk in RrdReader(tmp_path / "run.rrd").stream() if chunk.entity_path == "/training/loss"]
     assert sum(chunk.num_rows for chunk in batches) == 3

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from worldlab.dynamics import DreamerConfig, ModelConfig, RSSMConfig, StateModelConfig
+from worldlab.dynamics import ActorCriticConfig, DreamerConfig, ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
     BackboneConfig,
@@ -120,12 +120,21 @@ def _rssm() -> TrainConfig:
 
 
 def _dreamer(world: RSSMConfig) -> TrainConfig:
+    """For environments that others made. There an action is held for two control steps, as is usual."""
     return TrainConfig(
-        model=DreamerConfig(world=world, repeat=2),
-        windows=WindowConfig(length=32, batch=16, pad=False, stride=2),
-        fit=FitConfig(learning_rate=1e-3, clip=100.0, log_every=100),
+        model=DreamerConfig(world=world, behaviour=ActorCriticConfig(starts=256), repeat=2),
+        windows=WindowConfig(length=16, batch=32, pad=False, stride=2),
+        fit=FitConfig(learning_rate=1e-3, clip=100.0, precision="bf16", log_every=100),
         online=OnlineConfig(),
     )
+
+
+def _dreamer_of_an_arm() -> TrainConfig:
+    """The world model of `rssm-TASK`, with an actor."""
+    rssm = _rssm()
+    assert isinstance(rssm.model, RSSMConfig)
+    config = DreamerConfig(world=rssm.model, behaviour=ActorCriticConfig(starts=256))
+    return replace(rssm, model=config, online=OnlineConfig(random=20, ratio=64.0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +199,9 @@ def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
             yield f"{name}-{task}", partial(stage_recipe, stage, look)
         yield f"state-{task}", _state
         yield f"rssm-{task}", _rssm
-    yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="tiny", sees="state", carry=True))
+        yield f"dreamer-{task}", _dreamer_of_an_arm
+    yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="small", sees="state", carry=True))
+    yield "dreamer-vision", partial(_dreamer, RSSMConfig(size="small", sees="images", drawing=0.1, focus=20.0))
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())

@@ -110,13 +110,19 @@ def summarize_run(run: Run) -> Summary:
     values: dict[str, Json] = {"kind": config["kind"], "preset": config.get("preset"), **(last or [{}])[0]}
     values["data"], values["env"] = config.get("data"), config.get("env")
     results = evaluations(run)
-    values["evaluations"] = [{key: result[key] for key in ("env", "successes", "n", "interval")} for result in results]
-    table = Table("environment", "success", "95 % interval", "seed", box=None, header_style="bold")
+    if lived := run.read_log("episodes.jsonl"):
+        earned = [float(str(episode["return"])) for episode in lived[-10:]]
+        values["acted"] = (
+            f"{len(lived)} episodes; the last {len(earned)} earned {sum(earned) / len(earned):.1f} on average"
+        )
+    kept = ("env", "successes", "n", "interval", "mean_return")
+    values["evaluations"] = [{key: result.get(key) for key in kept} for result in results]
+    table = Table("environment", "success", "95 % interval", "mean return", "seed", box=None, header_style="bold")
     for result in results:
         low, high = (float(str(end)) for end in list(result["interval"]))  # pyright: ignore[reportArgumentType]
-        table.add_row(
-            str(result["env"]), f"{result['successes']}/{result['n']}", f"{low:.0%} to {high:.0%}", str(result["seed"])
-        )
+        success = f"{result['successes']}/{result['n']}"
+        earned = f"{float(str(result['mean_return'])):.1f}" if "mean_return" in result else "–"
+        table.add_row(str(result["env"]), success, f"{low:.0%} to {high:.0%}", earned, str(result["seed"]))
     facts = {name: value for name, value in values.items() if name != "evaluations"}
     facts["made by"] = f"{about.get('command')}, {about.get('time')}, commit {about.get('commit')}"
     return Summary(values, _render(_facts(facts), *([table] if results else [])))

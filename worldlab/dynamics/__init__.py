@@ -5,6 +5,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from worldlab.dynamics.actor_critic import ActorCriticConfig
 from worldlab.dynamics.dreamer import Dreamer, DreamerConfig
 from worldlab.dynamics.imagined import ImaginedEnv
 from worldlab.dynamics.objectives import ToZone, mean_reward
@@ -21,6 +22,7 @@ __all__ = [
     "CEM",
     "MPPI",
     "RSSM",
+    "ActorCriticConfig",
     "Dreamer",
     "DreamerConfig",
     "ImaginedEnv",

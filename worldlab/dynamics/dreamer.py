@@ -105,16 +105,24 @@ class Dreamer(nn.Module):
     @torch.no_grad()
     def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
         """The next action of each episode, `repeat` times."""
-        obs = obs.to(self.low.device)
-        noise = uniform(self._seeds, 2 * self._step, (self.world.size.stoch,)).to(self.low.device)
-        if self._belief is None:
-            self._belief = self.world.begin(obs, noise)
-        else:
-            self._belief = self.world.update(self._belief, self._action, obs, noise)
-        chosen = self.behaviour.distribution(self.world.features(self._belief))
-        move = chosen.mean
-        if self.explore:
-            move = move + chosen.stddev * normal(self._seeds, 2 * self._step + 1, move.shape[1:]).to(move.device)
-        self._action = self.action(self._belief, move.clamp(-1, 1))
+        device, n = self.low.device, len(self._seeds)
+        # On a CPU the last bits of a row depend on the rows beside it.
+        together = 1 if device.type == "cpu" else n
+        obs = obs.to(device)
+        seen = uniform(self._seeds, 2 * self._step, (self.world.size.stoch,)).to(device)
+        drawn = normal(self._seeds, 2 * self._step + 1, (len(self.low),)).to(device)
+        parts = [self._act(obs, seen, drawn, slice(i, i + together)) for i in range(0, n, together)]
+        self._belief, self._action = (torch.cat(column) for column in zip(*parts, strict=True))
         self._step += 1
         return self._action[:, None].expand(-1, self.config.repeat, -1)
+
+    def _act(self, obs: Observation, seen: Tensor, drawn: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """Beliefs and actions of some of the episodes."""
+        now = obs.map(lambda x: x[rows])
+        if self._belief is None:
+            belief = self.world.begin(now, seen[rows])
+        else:
+            belief = self.world.update(self._belief[rows], self._action[rows], now, seen[rows])
+        chosen = self.behaviour.distribution(self.world.features(belief))
+        move = chosen.mean + chosen.stddev * drawn[rows] if self.explore else chosen.mean
+        return belief, self.action(belief, move.clamp(-1, 1))

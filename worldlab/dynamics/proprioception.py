@@ -1,15 +1,18 @@
-"""What a robot knows of itself without looking, and where its joints go when they are told to."""
+"""What a robot knows of itself without looking, and how it moves when it is told to."""
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldlab.dynamics.heads import mlp, symlog
+from worldlab.dynamics.heads import mlp, symexp, symlog
 from worldlab.normalize import Standardize, Statistics
 from worldlab.trajectory import Spec
 
 STEP = 0.1
-"""A control step changes a joint by about this fraction of its standard deviation over the data."""
+"""A control step changes a coordinate by about so much."""
+FLOOR = 0.1
+"""Smallest scale of what is not a joint target, in the units of the data: what random actions hardly touch may move
+all the more later."""
 
 
 class Proprioception(nn.Module):
@@ -24,7 +27,8 @@ class Proprioception(nn.Module):
         super().__init__()
         self.servo = spec.control == "joint_position" and spec.action == spec.state
         """Whether an action says where the joints should be."""
-        self.scale, self.scale_action = Standardize(statistics.state), Standardize(statistics.action)
+        self.scale = Standardize(statistics.state) if self.servo else Standardize(statistics.state, FLOOR)
+        self.scale_action = Standardize(statistics.action)
         states = len(spec.state)
         # Of a hinge that turns round and round, only where it points matters.
         self.turning = [i for i, name in enumerate(spec.state) if self.servo or name.startswith("position")]
@@ -34,30 +38,32 @@ class Proprioception(nn.Module):
         """Width of `motion`."""
         self.net = mlp(self.width + len(spec.action) + context, width, 2, 2 * states, silent=True)
 
-    def posture(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b p"]:
-        """The state as networks read it; of positions also their sines and cosines, which kinematics is made of.
+    def coordinates(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b s"]:
+        """The state in units of its spread; without targets it may leave the range of the data: by its symlog then."""
+        z = self.scale(state)
+        return z if self.servo else symlog(z)
 
-        What is not told where to go may leave the range of the data that it was scaled by, so its symlog is taken.
-        """
-        z, position = self.scale(state), state[..., self.turning]
-        return torch.cat([z if self.servo else symlog(z), position.sin(), position.cos()], -1)
+    def posture(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b p"]:
+        """The state as networks read it; of positions also their sines and cosines, which kinematics is made of."""
+        position = state[..., self.turning]
+        return torch.cat([self.coordinates(state), position.sin(), position.cos()], -1)
 
     def motion(
         self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"], after: Float[Tensor, "*b s"]
     ) -> Float[Tensor, "*b m"]:
         """What was done, and how the robot moved meanwhile."""
-        return torch.cat([self.scale_action(action), self.posture(state), self.steps(after - state)], -1)
+        return torch.cat([self.scale_action(action), self.posture(state), self.steps(state, after)], -1)
 
-    def steps(self, change: Float[Tensor, "*b s"]) -> Float[Tensor, "*b s"]:
-        """A change of the state in units of what a control step does."""
-        return change / (STEP * self.scale.std)
+    def steps(self, before: Float[Tensor, "*b s"], after: Float[Tensor, "*b s"]) -> Float[Tensor, "*b s"]:
+        """How far from one state to another, in units of what a control step does."""
+        return (self.coordinates(after) - self.coordinates(before)) / STEP
 
     def forward(
         self, state: Float[Tensor, "*b s"], action: Float[Tensor, "*b a"], context: Float[Tensor, "*b c"]
     ) -> Float[Tensor, "*b s"]:
         """The state one control step later."""
-        aim = self.steps(action - state) if self.servo else self.scale_action(action)
+        aim = self.steps(state, action) if self.servo else self.scale_action(action)
         moved, gate = self.net(torch.cat([self.posture(state), aim, context], -1)).float().chunk(2, -1)
         if self.servo:
-            moved = torch.lerp(moved, aim, gate.sigmoid())
-        return state + STEP * self.scale.std * moved
+            return state + STEP * self.scale.std * torch.lerp(moved, aim, gate.sigmoid())
+        return self.scale.invert(symexp(self.coordinates(state) + STEP * moved))

@@ -19,6 +19,9 @@ from worldlab.normalize import Moments, Statistics
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 
+OUTLIER = 3.0
+"""Steps, from where on an error of proprioception counts by its size and not by its square: impacts."""
+
 
 @dataclass(frozen=True)
 class Filtered:
@@ -334,11 +337,14 @@ class RSSM(nn.Module):
         return torch.cat(dreamt, -1), surprise
 
     def _body_error(self, window: Trajectory, beliefs: Float[Tensor, "n k d"]) -> Float[Tensor, "n h"]:
-        """Squared error of proprioception as it moves by itself from the first row of each window on."""
+        """Squared error of proprioception as it moves by itself from the first row of each window on (Huber's)."""
         state, errors = window.obs.state[:, 0], list[Tensor]()
         for i in range(window.valid.shape[1] - 1):
             state = self.body(state, window.action[:, i], beliefs[:, i, : self.size.deter])
-            errors.append(self.body.steps(state - window.obs.state[:, i + 1]).square().sum(-1))
+            off = self.body.steps(window.obs.state[:, i + 1], state)
+            errors.append(
+                2 * functional.huber_loss(off, torch.zeros_like(off), reduction="none", delta=OUTLIER).sum(-1)
+            )
         return torch.stack(errors, 1)
 
     def _frame_errors(
