@@ -1,8 +1,9 @@
-"""The world-model step and latent imagination: CPU seconds of one thread, beside the machine's own matrix product.
+"""World-model step, behaviour step and latent imagination: CPU seconds of one thread, beside the machine's own peak.
 
 The sizes and batches are those at which `reference/world_models.md` measured dreamerv3-torch: 8 windows of 32 rows of
 64 x 64 pixels at 3 M parameters, and 16 of 64 rows of proprioception. A step is forward, backward, clipping
-and AdamW; every row's frame is drawn, as the peers do. Run it with
+and AdamW; every row's frame is drawn, as the peers do. A behaviour step dreams 15 steps, from every row as
+the peers do and from 256 of them as our presets do, and then trains actor and critic (0.2 and 0.3 M). Run it with
 `OMP_NUM_THREADS=1 python -m benchmarks.bench_world_models`; the table goes to stderr, JSON to stdout.
 """
 
@@ -42,6 +43,12 @@ def peak(dtype: torch.dtype) -> float:
 
 
 def model_of(images: bool, **options: object) -> dynamics.RSSM:
+    sees = "images" if images else "state"
+    return dynamics.create(dynamics.RSSMConfig(sees=sees, **options), *data_of(images))
+
+
+def data_of(images: bool) -> tuple[Spec, Statistics]:
+    """What is acted and seen, and its scales."""
     names = tuple(f"joint{i}" for i in range(STATES))
     bounds = tuple([1.0] * ACTIONS)
     spec = Spec(
@@ -56,8 +63,7 @@ def model_of(images: bool, **options: object) -> dynamics.RSSM:
     )
     unit = Moments((0.0,) * 6, (1.0,) * 6, (-2.0,) * 6, (2.0,) * 6)
     torch.manual_seed(0)
-    sees = "images" if images else "state"
-    return dynamics.create(dynamics.RSSMConfig(sees=sees, **options), spec, Statistics(unit, unit))
+    return spec, Statistics(unit, unit)
 
 
 def windows_of(images: bool, batch: int, length: int) -> Trajectory:
@@ -81,6 +87,29 @@ def step_of(model: dynamics.RSSM, batch: Trajectory, half: bool) -> Callable[[],
             loss, _ = model.loss(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 100.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def behaviour_of(starts: int, half: bool) -> Callable[[], None]:
+    """An actor and a critic of the peer's size, in the dreams of the model of proprioception."""
+    config = dynamics.DreamerConfig(
+        world=dynamics.RSSMConfig(size="small", sees="state"), behaviour=dynamics.ActorCriticConfig(units=192)
+    )
+    model = dynamics.create(config, *data_of(images=False))
+    belief = torch.zeros(starts, sum(model.world.parts))
+    parameters = [p for p in model.behaviour.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            with torch.no_grad():
+                dream = model.behaviour.dream(model.world, belief, model.action)
+            losses = model.behaviour.losses(dream)
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 100.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
@@ -131,6 +160,11 @@ def main() -> None:
             name = f"step, {label}, {millions:.1f} M, {'bf16' if half else 'fp32'}"
             step = step_of(model, data, half)
             results[name] = say(name, cpu_seconds(step), flops_of(step), batch * length, "rows", tops)
+    for starts in (1024, 256):
+        for half in (False, True):
+            name = f"behaviour, small, from {starts}, {'bf16' if half else 'fp32'}"
+            step = behaviour_of(starts, half)
+            results[name] = say(name, cpu_seconds(step), flops_of(step), starts * IMAGINED[1], "steps", tops)
     for size in ("tiny", "small", "medium"):
         model = model_of(False, size=size)
         for half in (False, True):
