@@ -85,7 +85,7 @@ def train(world, config: ActorCriticConfig, steps: int, starts) -> ActorCritic:
 
 
 def test_an_actor_learns_what_pays_and_a_critic_what_it_is_worth():
-    config = ActorCriticConfig(units=32, depth=2, horizon=5, discount=0.8)
+    config = ActorCriticConfig(units=32, depth=2, horizon=5, discount=0.8, temper=1.0)
     model = train(Bandit(), config, 400, lambda: torch.cat([torch.rand(64, 1) * 1.2 - 0.6, torch.zeros(64, 1)], 1))
     here = torch.linspace(-0.5, 0.5, 11)[:, None]
     features = torch.cat([here, here], 1)

@@ -12,7 +12,7 @@ from worldlab.dynamics.actor_critic import ActorCriticConfig
 from worldlab.runs import Run
 from worldlab.seeding import generator
 
-BEHAVIOUR = ActorCriticConfig(units=16, depth=1, horizon=4, starts=6)
+BEHAVIOUR = ActorCriticConfig(units=16, depth=1, horizon=4, starts=6, temper=1.0)
 
 
 def make(spec=TABLE_SPEC, repeat: int = 1, **world) -> dynamics.Dreamer:

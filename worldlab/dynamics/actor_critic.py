@@ -28,8 +28,8 @@ class ActorCriticConfig:
     """Steps of a dream."""
     starts: int = 512
     """Beliefs of a batch from which dreams begin, at most; DreamerV3 begins from all."""
-    discount: float = 1 - 1 / 333
-    """Of a reward one step later."""
+    discount: float = 0.99
+    """Of a reward one step later. DreamerV3 has 1 - 1/333, which a critic needs many more training steps to learn."""
     trace: float = 0.95
     """Lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a dream."""
     entropy: float = 3e-4
@@ -38,6 +38,9 @@ class ActorCriticConfig:
     """How far the slow critic moves towards the critic in a training step."""
     least: float = 0.1
     """Smallest standard deviation of an action, of which the whole range is 2."""
+    temper: float = 0.1
+    """Share of its last layer's outputs that an actor heeds. Adam's steps are as large where gradients are next to
+    nothing: without it, an actor that has not seen any reward yet drifts to where its bounds leave no gradient."""
 
 
 @runtime_checkable
@@ -146,7 +149,7 @@ class ActorCritic(nn.Module):
 
     def distribution(self, features: Float[Tensor, "*b f"]) -> Normal:
         """Of moves: bounded mean, and a standard deviation from `least` to 1 (DreamerV3's bounded normal)."""
-        mean, width = self.actor(features).float().chunk(2, -1)
+        mean, width = (self.config.temper * self.actor(features).float()).chunk(2, -1)
         return Normal(
             mean.tanh(),
             torch.lerp(torch.full_like(width, self.config.least), torch.ones_like(width), (width + 2).sigmoid()),

@@ -6,7 +6,7 @@ Hafner et al. 2023, "Mastering Diverse Domains through World Models" (DreamerV3)
 from itertools import pairwise
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 BINS = 255
@@ -42,22 +42,21 @@ class TwoHot(nn.Module):
 
     def mean(self, logits: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:
         """The number that is meant. Bins of either sign are paired before they are summed: they reach 5e8."""
-        weighted = logits.float().softmax(-1) * self.bins
-        half = len(self.bins) // 2
-        return (weighted[..., half + 1 :] + weighted[..., :half].flip(-1)).sum(-1)
+        p, half = logits.float().softmax(-1), len(self.bins) // 2
+        return ((p[..., half + 1 :] - p[..., :half].flip(-1)) * self.bins[half + 1 :]).sum(-1)
 
-    def spread(self, x: Float[Tensor, "*b"]) -> Float[Tensor, "*b n"]:
-        """Weights of the two bins beside a number whose mean it is."""
+    def spread(self, x: Float[Tensor, "*b"]) -> tuple[Int[Tensor, "*b 2"], Float[Tensor, "*b 2"]]:
+        """The two bins beside a number, and the weights whose mean it is."""
         x = x.float().clamp(self.bins[0], self.bins[-1])
         above = torch.searchsorted(self.bins, x.contiguous()).clamp(1, len(self.bins) - 1)
         low, high = self.bins[above - 1], self.bins[above]
-        share = ((x - low) / (high - low))[..., None]
-        weights = torch.zeros(*x.shape, len(self.bins), device=x.device)
-        return weights.scatter(-1, above[..., None], share).scatter(-1, above[..., None] - 1, 1 - share)
+        share = (x - low) / (high - low)
+        return torch.stack([above - 1, above], -1), torch.stack([1 - share, share], -1)
 
     def loss(self, logits: Float[Tensor, "*b n"], x: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
         """Cross-entropy of the two-hot number, nats."""
-        return -(self.spread(x) * logits.float().log_softmax(-1)).sum(-1)
+        bins, weights = self.spread(x)
+        return logits.float().logsumexp(-1) - (weights * logits.gather(-1, bins).float()).sum(-1)
 
 
 def layer(inputs: int, outputs: int) -> nn.Sequential:
