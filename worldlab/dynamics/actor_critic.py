@@ -39,8 +39,10 @@ class ActorCriticConfig:
     least: float = 0.1
     """Smallest standard deviation of an action, of which the whole range is 2."""
     temper: float = 0.1
-    """Share of its last layer's outputs that an actor heeds. Adam's steps are as large where gradients are next to
-    nothing: without it, an actor that has not seen any reward yet drifts to where its bounds leave no gradient."""
+    """Share of its last layer's outputs that an actor heeds: it then turns less in a step than a critic does."""
+    calm: float = 1e-3
+    """Weight of its squared outputs, before they are bounded. Adam's steps are as large where gradients are next to
+    nothing: an actor that has not seen any reward yet would drift to where its bounds leave no gradient."""
 
 
 @runtime_checkable
@@ -149,11 +151,15 @@ class ActorCritic(nn.Module):
 
     def distribution(self, features: Float[Tensor, "*b f"]) -> Normal:
         """Of moves: bounded mean, and a standard deviation from `least` to 1 (DreamerV3's bounded normal)."""
-        mean, width = (self.config.temper * self.actor(features).float()).chunk(2, -1)
-        return Normal(
-            mean.tanh(),
-            torch.lerp(torch.full_like(width, self.config.least), torch.ones_like(width), (width + 2).sigmoid()),
-        )
+        return self._bounded(self._outputs(features))
+
+    def _outputs(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b o"]:
+        """Mean and width of moves, not yet bounded."""
+        return self.config.temper * self.actor(features).float()
+
+    def _bounded(self, outputs: Float[Tensor, "*b o"]) -> Normal:
+        mean, width = outputs.chunk(2, -1)
+        return Normal(mean.tanh(), self.config.least + (1 - self.config.least) * (width + 2).sigmoid())
 
     def dream(self, world: Dreamable, start: Float[Tensor, "n d"], action: ToAction) -> Dream:
         """Imagine `horizon` steps from each belief, with torch's own randomness."""
@@ -186,6 +192,8 @@ class ActorCritic(nn.Module):
             advantage = (returns - value[:, :-1]) / self.scale(returns)
             slow = self.two_hot.mean(self.slow(dream.features[:, :-1]))
         error = self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
-        chosen = self.distribution(dream.features[:, :-1])
+        outputs = self._outputs(dream.features[:, :-1])
+        chosen = self._bounded(outputs)
         gain = chosen.log_prob(dream.move).sum(-1) * advantage + config.entropy * chosen.entropy().sum(-1)
+        gain = gain - config.calm * outputs.square().sum(-1)
         return {"critic": (weight * error).mean(), "actor": -(weight * gain).mean()}
