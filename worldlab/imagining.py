@@ -40,7 +40,8 @@ def imagine(
         Run.open(path),
     )
     about = store.provenance
-    world = envs.make(str(about["env"]), n=max(1, min(32, starts)), size=int(str(about["size"])))
+    size = next(iter(store.spec.cameras.values()), None)
+    world = envs.make(str(about["env"]), n=max(1, min(32, starts)), size=size)
     episodes, note = unseen(store, run), ""
     if probe or not bodies_of(model.spec):
         trained = [i for i in range(len(store)) if i not in episodes] or episodes
