@@ -112,9 +112,11 @@ def test_it_is_held_against_the_behaviour_that_made_its_store(run, capsys):
     assert told["by"] == "return"
 
 
-def test_what_cannot_be_is_said(tmp_path, capsys):
+def test_what_cannot_be_is_said(tmp_path, capsys, monkeypatch):
     out = ("--out", str(tmp_path / "a"))
     assert "--env ENV to act in" in refused(capsys, "train", "dreamer-proprio", *out)
     assert "learns from a store" in refused(capsys, "train", "flow-reach", "--env", ENV, *out)
     assert "go with --env" in refused(capsys, "train", "flow-reach", "--data", "x", "--ratio", "2", *out)
     assert "--env takes" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, "--steps", "5", *out)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert "in one process" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, *out)

@@ -6,6 +6,7 @@ collected after its checkpoint would be collected again just so, and are kept.
 """
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -141,10 +142,16 @@ def train_recipe(
     device: Device = "auto",
     show: bool = True,
 ) -> Outcome:
-    """Train by a whole recipe that is called `name` while acting; everything random is keyed by the recipe's seed."""
+    """Train by a whole recipe that is called `name` while acting; everything random is keyed by the recipe's seed.
+
+    Raises:
+        UsageError: something else is in `out`, or was trained there with other options; or several processes act.
+    """
     config, seed = recipe.model, recipe.fit.seed
     assert isinstance(config, dynamics.DreamerConfig)
     pick_device(device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("who acts while learning does so in one process; train on a store (--data) in several.")
     world = envs.make(env, n=1, size=None if config.world.sees == "state" else 64)
     about = {"preset": name, "env": env, "recipe": to_json(recipe)}
     if not resume:
