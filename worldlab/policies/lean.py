@@ -49,13 +49,9 @@ def lean(policy: VLA, dtype: torch.dtype = torch.bfloat16) -> VLA:
     crossed = copy.config.backbone.fusion == "flamingo"  # its cross-attention hangs on the decoder's own layers
     _rebuild(copy.backbone, lambda part: _of_trunk(part, dtype, crossed))
     _rebuild(copy.head, lambda part: LeanExpertLayer(part, dtype) if isinstance(part, ExpertLayer) else None)
-    last = copy.backbone.language.layers[-1]
-    if (
-        copy.grounding is None
-        and isinstance(copy.head, FlowHead | DiffusionHead)
-        and isinstance(last, LeanDecoderLayer)
-    ):
-        last.read = False
+    if copy.grounding is None and isinstance(copy.head, FlowHead | DiffusionHead):
+        for last in [m for m in copy.backbone.modules() if isinstance(m, LeanDecoderLayer)][-1:]:
+            last.read = False  # the expert reads keys and values alone
     return copy
 
 
