@@ -75,7 +75,7 @@ def ours(size: Size) -> VLA:
     spec = Spec(cameras, so101.NAMES, so101.NAMES, (), "joint_position", so101.LOW, so101.HIGH, 30)
     moments = Moments((0.0,) * 6, (1.0,) * 6, (-1.0,) * 6, (1.0,) * 6)
     config = FlowConfig(
-        backbone=BackboneConfig(attention="sdpa"),
+        backbone=BackboneConfig(),
         grounding=GroundingConfig(weight=0.0),
         chunk=size.chunk,
         execute=size.chunk // 2,
