@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import linear, rms_norm, silu
+from torch.nn.functional import linear, pad, rms_norm, silu
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -168,6 +168,11 @@ def _attend(
     """One softmax over the context, which all n groups share, and the tokens of the own group."""
     b, h, n, k, d = query.shape
     g, p = keys.shape[1:3]
+    if n == 1:  # nothing is shared: two products do instead of four
+        keys, values = torch.cat([keys, key[:, :, 0]], 2), torch.cat([values, value[:, :, 0]], 2)
+        score = (query.reshape(b, g, -1, d) @ keys.mT).float()
+        score = score if unseen is None else score + pad(unseen[:, 0], (0, k))
+        return (score.softmax(-1).to(values.dtype) @ values).view(b, h, 1, k, d)
     grouped = query.unflatten(1, (g, h // g))  # b g r n k d
     shared = (grouped.flatten(2, 4) @ keys.mT).unflatten(2, (h // g, n, k)).float()
     among = (grouped @ key[:, :, None].mT).float()
