@@ -1,20 +1,27 @@
-"""A flow policy's chunk and training step against LeRobot's pi0 of the same size, in one process, in CPU time.
+"""A flow policy's chunk and training step beside the pi0 of LeRobot and of transformers, of the same sizes.
 
     OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.bench_flow [SIZE ...]
 
-Both see two cameras and an instruction and integrate 10 Euler steps; both have random weights, which speed does not
-depend on. Prints the minimum of several calls: the machine may be busy.
+All see two cameras and an instruction and integrate 10 Euler steps in one process on one thread, taking turns; all have
+random weights, which speed does not depend on. Prints the median CPU time. The peers are as their users get them, and
+beside it in bf16. For chunks that is a setting of LeRobot, a cast of transformers' model, and `lean` of ours; training
+steps are under autocast. Where the peers differ by their design: LeRobot pads instructions (to 16 and 48 words, of
+which 12 and 36 are said); both have output matrices of the language models that nothing uses; states and actions are
+padded to 32 (LeRobot) or 8 numbers, ours have 6.
 """
 
+import copy
+import math
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from transformers import GemmaConfig, GemmaModel, SiglipVisionConfig, SiglipVisionModel
 
-from benchmarks import lerobot_pi0
-from benchmarks.lerobot_pi0 import PATCH, SIZES, Size
+from benchmarks import pi0_peers
+from benchmarks.pi0_peers import SIZES, Size
 from worldlab import so101
 from worldlab.normalize import Moments, Statistics
 from worldlab.policies import VLA, BackboneConfig, FlowConfig, GroundingConfig
@@ -22,11 +29,20 @@ from worldlab.policies.backbone import Backbone
 from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.fusion import Scene
 from worldlab.policies.head import Interface
+from worldlab.policies.lean import lean
 from worldlab.policies.text import TextTokenizer
 from worldlab.policies.towers import Tower
 from worldlab.trajectory import Observation, Spec, Trajectory
 
-TASK = "pick up the red cube and then put it into the box on the left"
+type Call = Callable[[], object]
+
+WORDS = "pick up the red cube and then put it into a box"
+
+
+def task(size: Size) -> str:
+    """An instruction of as many words as the peers are told."""
+    words = WORDS.split()
+    return " ".join(words[i % len(words)] for i in range(size.said))
 
 
 def ours(size: Size) -> VLA:
@@ -40,7 +56,7 @@ def ours(size: Size) -> VLA:
             num_attention_heads=heads,
             intermediate_size=mlp,
             image_size=size.image,
-            patch_size=PATCH,
+            patch_size=size.patch,
             vision_use_head=False,
         )
     )
@@ -49,7 +65,7 @@ def ours(size: Size) -> VLA:
             hidden_size=size.width,
             num_hidden_layers=size.layers,
             intermediate_size=size.mlp,
-            num_attention_heads=8,
+            num_attention_heads=size.heads,
             num_key_value_heads=1,
             head_dim=size.head,
             vocab_size=size.vocabulary,
@@ -59,7 +75,7 @@ def ours(size: Size) -> VLA:
     spec = Spec(cameras, so101.NAMES, so101.NAMES, (), "joint_position", so101.LOW, so101.HIGH, 30)
     moments = Moments((0.0,) * 6, (1.0,) * 6, (-1.0,) * 6, (1.0,) * 6)
     config = FlowConfig(
-        backbone=BackboneConfig(attention="sdpa"),
+        backbone=BackboneConfig(),
         grounding=GroundingConfig(weight=0.0),
         chunk=size.chunk,
         execute=size.chunk // 2,
@@ -68,7 +84,7 @@ def ours(size: Size) -> VLA:
         direct=False,
         draws=1,
     )
-    text = TextTokenizer.of_words([TASK])
+    text = TextTokenizer.of_words([task(size)])
     normal = [0.5] * 3
     backbone = Backbone(config.backbone, Tower(tower, normal, normal), language, text, Scene(cameras, "front"))
     interface = Interface((6,), False, size.chunk, 6, size.chunk // 2)
@@ -78,7 +94,7 @@ def ours(size: Size) -> VLA:
 def observation(size: Size, b: int) -> Observation:
     """What both see."""
     image = torch.randint(256, (b, size.image, size.image, 3), dtype=torch.uint8)
-    return Observation(dict.fromkeys(("front", "wrist"), image), torch.randn(b, 6), (TASK,) * b)
+    return Observation(dict.fromkeys(("front", "wrist"), image), torch.randn(b, 6), (task(size),) * b)
 
 
 def window(size: Size) -> Trajectory:
@@ -88,19 +104,20 @@ def window(size: Size) -> Trajectory:
     return Trajectory(obs.map(lambda x: x[:, None]), torch.randn(size.batch, size.chunk, 6), no.float(), no, no, ~no)
 
 
-def milliseconds(call: Callable[[], object], calls: int) -> float:
-    """The least CPU time of several calls, after two to warm up."""
-    times: list[float] = []
-    for _ in range(calls + 2):
-        start = time.process_time()
-        call()
-        times.append(time.process_time() - start)
-    return 1000 * min(times[2:])
+def milliseconds(calls: Mapping[str, Call], rounds: int) -> dict[str, float]:
+    """The median CPU time of each, which take turns, after two rounds to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 2):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            times[name].append(1000 * (time.process_time() - start))
+    return {name: statistics.median(of[2:]) for name, of in times.items()}
 
 
-def training_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
-    """Forward, backward and AdamW."""
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-4)
+def training_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor], fused: bool) -> Call:
+    """Forward, backward and AdamW, which `worldlab.training` asks for fused and the peers do not."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-4, fused=fused)
 
     def step() -> None:
         loss().backward()
@@ -110,7 +127,7 @@ def training_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor]) -> C
     return step
 
 
-def halved(call: Callable[[], object]) -> Callable[[], object]:
+def halved(call: Call) -> Call:
     """The same under autocast to bf16."""
 
     def run() -> object:
@@ -120,37 +137,64 @@ def halved(call: Callable[[], object]) -> Callable[[], object]:
     return run
 
 
-def compare(size: Size) -> None:
-    """Two rows of the table."""
-    theirs, mine = lerobot_pi0.build(size).eval(), ours(size).eval()
-    weights = [sum(p.numel() for p in m.parameters()) / 1e6 for m in (theirs, mine)]
-    one, obs = lerobot_pi0.batch(size, 1), observation(size, 1)
-    mine.reset([0])
-    chunk = [
-        milliseconds(lambda: theirs.predict_action_chunk(one), 15),
-        milliseconds(lambda: mine.plan(obs), 15),
-        milliseconds(halved(lambda: mine.plan(obs)), 15),
-    ]
-    many, batch = lerobot_pi0.batch(size, size.batch), window(size)
-    theirs.train()
-    mine.train()
-    step = [
-        milliseconds(training_step(theirs, lambda: theirs.forward(many)[0]), 5),
-        milliseconds(training_step(mine, lambda: mine.loss(batch)[0]), 5),
-        milliseconds(halved(training_step(mine, lambda: mine.loss(batch)[0])), 5),
-    ]
-    label = f"{weights[0]:.1f} / {weights[1]:.1f} M"
-    for work, (a, b, c) in (("chunk", chunk), (f"training step, batch {size.batch}", step)):
-        print(f"| {label} | {work} | {a:.1f} | {b:.1f} | {a / b:.1f} | {c:.1f} | {a / c:.1f} |", flush=True)
+def chunks(size: Size) -> dict[str, Call]:
+    """Everybody's chunk, batch 1."""
+    calls: dict[str, Call] = {}
+    if size.peer == "LeRobot":
+        one = pi0_peers.lerobot_batch(size, 1)
+        full, half = pi0_peers.lerobot(size).eval(), pi0_peers.lerobot(size, "bfloat16").eval()
+        calls["peer"] = lambda: full.predict_action_chunk(one)
+        calls["peer, bf16"] = lambda: half.predict_action_chunk(one)
+    else:
+        model, some = pi0_peers.transformers(size).eval(), pi0_peers.transformers_batch(size, 1)
+        half = copy.deepcopy(model).bfloat16()
+        less = {name: x.bfloat16() if x.is_floating_point() else x for name, x in some.items()}
+        calls["peer"] = lambda: model.sample_actions(**some)
+        calls["peer, bf16"] = lambda: half.sample_actions(**less)
+    policy, obs = ours(size).eval(), observation(size, 1)
+    policy.reset([0])
+    calls["ours"] = lambda: policy.plan(obs)
+    fast = lean(policy)
+    calls["ours, bf16"] = lambda: fast.plan(obs)
+    return calls
+
+
+def steps(size: Size) -> dict[str, Call]:
+    """Everybody's training step."""
+    if size.peer == "LeRobot":
+        theirs, many = pi0_peers.lerobot(size).train(), pi0_peers.lerobot_batch(size, size.batch)
+        step = training_step(theirs, lambda: theirs.forward(many)[0], fused=False)
+    else:
+        model, some = pi0_peers.transformers(size).train(), pi0_peers.transformers_batch(size, size.batch)
+        action = torch.randn(size.batch, size.chunk, 8)
+        step = training_step(model, lambda: model(**some, actions=action).loss, fused=False)
+    policy, batch = ours(size).train(), window(size)
+    mine = training_step(policy, lambda: policy.loss(batch)[0], fused=True)
+    calls = {"peer": step, "ours": mine, "ours, bf16": halved(mine)}
+    if size.peer == "LeRobot":  # that of transformers cannot be trained under autocast
+        calls["peer, bf16"] = halved(step)
+    return calls
 
 
 def main(names: list[str]) -> None:
     """One row a size and kind of work."""
     torch.set_num_threads(1)
-    print("| size | work | LeRobot pi0, ms | worldlab, ms | ratio | worldlab bf16, ms | ratio |")
-    print("|---|---|---|---|---|---|---|")
+    print("| size, peer | work | peer, ms | in bf16 | worldlab, ms | ratio | in bf16 | ratio | ratio of both in bf16 |")
+    print("|---|---|---|---|---|---|---|---|---|")
     for name in names or list(SIZES):
-        compare(SIZES[name])
+        size = SIZES[name]
+        large = size.image > 200
+        for work, calls, rounds in (
+            ("chunk", chunks(size), 9 if large else 25),
+            (f"training step, batch {size.batch}", steps(size), 3 if large else 9),
+        ):
+            took = milliseconds(calls, rounds)
+            peer, half = took["peer"], took.get("peer, bf16", math.nan)
+            cells = [f"{peer:.1f}", f"{half:.1f}"]
+            for mine in ("ours", "ours, bf16"):
+                cells += [f"{took[mine]:.1f}", f"{peer / took[mine]:.2f}"]
+            cells.append(f"{half / took['ours, bf16']:.2f}")
+            print(f"| {name}, {size.peer} | {work} |", " | ".join(cells), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,10 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn.functional import rms_norm, silu
+from torch.nn.functional import linear, pad, rms_norm, silu
 from transformers import PreTrainedConfig
 from transformers.activations import ACT2FN
-from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, rotate_half
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from worldlab.policies import languages
 from worldlab.policies.attention import positions
@@ -38,12 +38,18 @@ def time_embedding(t: Float[Tensor, "*b"], width: int) -> Float[Tensor, "*b d"]:
 class Rotation:
     """Rotary positions of n groups of k tokens."""
 
-    cos: Float[Tensor, "b 1 1 k d"]
-    sin: Float[Tensor, "b 1 1 k d"]
+    cos: Float[Tensor, "b 1 k 1 d"]
+    sin: Float[Tensor, "b 1 k 1 d"]
+    """Negative for the first half of a head, which the second half turns into."""
 
-    def __call__(self, x: Float[Tensor, "b h n k d"]) -> Float[Tensor, "b h n k d"]:
+    def __call__(self, x: Float[Tensor, "b n k h d"]) -> Float[Tensor, "b n k h d"]:
         """Queries or keys at their positions."""
-        return x * self.cos.to(x.dtype) + rotate_half(x) * self.sin.to(x.dtype)
+        return x * self.cos.to(x.dtype) + swapped(x) * self.sin.to(x.dtype)
+
+
+def swapped(x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
+    """The halves of each head exchanged."""
+    return x.view(*x.shape[:-1], 2, -1).flip(-2).view(x.shape)
 
 
 @dataclass(frozen=True)
@@ -54,16 +60,32 @@ class Context:
     """Of each layer."""
     values: Sequence[Float[Tensor, "b g p d"]]
     """Of each layer."""
-    unseen: Float[Tensor, "b 1 1 1 p"]
-    """Added to the attention scores: a large negative number on padding."""
+    unseen: Float[Tensor, "b 1 1 1 p"] | None
+    """Added to the attention scores: a large negative number on padding. None where there is no padding."""
     rotation: Rotation
     """Of the action tokens."""
     told: Float[Tensor, "b 1 w"] | float
     """The facts, for the entrance of every action token."""
 
 
+@dataclass(frozen=True)
+class Level:
+    """What the noise levels of n groups of k actions are to the expert; depends on nothing that it computes."""
+
+    entrance: Float[Tensor, "b n k w"] | None
+    """Joins the actions at their entrance (conditioning "token")."""
+    modulations: Sequence[Float[Tensor, "b n k m"] | None]
+    """Scale, shift and gate (m = 3 w) of each norm (conditioning "adarms"): two of each layer, and the last one."""
+
+    def __getitem__(self, i: int) -> "Level":
+        """That of group i alone."""
+        group = slice(i, i + 1)
+        entrance = None if self.entrance is None else self.entrance[:, group]
+        return Level(entrance, [None if m is None else m[:, group] for m in self.modulations])
+
+
 class Norm(nn.Module):
-    """RMS norm; with `adaptive` it takes scale, shift and gate from a condition (adaRMS of pi0.5).
+    """RMS norm; with `adaptive` its scale, shift and gate are made of a condition (adaRMS of pi0.5).
 
     The modulation starts at zero, so that a fresh layer passes its input on unchanged, like DiT's adaLN-Zero.
     """
@@ -78,15 +100,22 @@ class Norm(nn.Module):
             nn.init.zeros_(self.modulation.bias)
 
     def forward(
-        self, x: Float[Tensor, "b n k w"], condition: Float[Tensor, "b n k w"] | None
-    ) -> tuple[Float[Tensor, "b n k w"], Float[Tensor, "b n k w"] | float]:
-        """The normalised tokens, and the gate of what is made of them."""
+        self, x: Float[Tensor, "*b w"], modulation: Float[Tensor, "*b m"] | None
+    ) -> tuple[Float[Tensor, "*b w"], Float[Tensor, "*b w"] | None]:
+        """The normalised tokens, and the gate of what is made of them, if there is one."""
         weight = None if self.weight is None else self.weight.to(x.dtype)
         normal = rms_norm(x, x.shape[-1:], weight, self.epsilon)
-        if self.modulation is None or condition is None:
-            return normal, 1.0
-        scale, shift, gate = self.modulation(condition).chunk(3, -1)
+        if modulation is None:
+            return normal, None
+        scale, shift, gate = modulation.chunk(3, -1)
         return normal * (1 + scale) + shift, gate
+
+
+def gated(
+    x: Float[Tensor, "*b w"], gate: Float[Tensor, "*b w"] | None, made: Float[Tensor, "*b w"]
+) -> Float[Tensor, "*b w"]:
+    """Tokens with what was made of them."""
+    return x + made if gate is None else x + gate * made
 
 
 class ExpertLayer(nn.Module):
@@ -105,43 +134,50 @@ class ExpertLayer(nn.Module):
         self.activation = ACT2FN[languages.activation(trunk)]
         self.before_attention, self.before_mlp = (Norm(width, trunk.rms_norm_eps, adaptive) for _ in range(2))
 
-    def _heads(self, x: Float[Tensor, "b n k _"]) -> Float[Tensor, "b _ n k d"]:
-        return x.unflatten(-1, (-1, self.size)).movedim(3, 1)
+    def _heads(self, x: Float[Tensor, "b n k _"]) -> Float[Tensor, "b n k _ d"]:
+        return x.unflatten(-1, (-1, self.size))
 
     def forward(
         self,
         x: Float[Tensor, "b n k w"],
         keys: Float[Tensor, "b g p d"],
         values: Float[Tensor, "b g p d"],
-        unseen: Float[Tensor, "b 1 1 1 p"],
+        unseen: Float[Tensor, "b 1 1 1 p"] | None,
         rotation: Rotation,
-        condition: Float[Tensor, "b n k w"] | None,
+        modulations: Sequence[Float[Tensor, "b n k m"] | None] = (None, None),
     ) -> tuple[Float[Tensor, "b n k w"], Float[Tensor, "b g n k d"], Float[Tensor, "b g n k d"]]:
         """The tokens after this layer, and the keys and values that they left."""
-        normal, gate = self.before_attention(x, condition)
+        normal, gate = self.before_attention(x, modulations[0])
         key, value = rotation(self._heads(self.key(normal))), self._heads(self.value(normal))
         query = rotation(self._heads(self.query(normal)) * self.size**-0.5)
+        query, key, value = (x.movedim(3, 1) for x in (query, key, value))
         seen = _attend(query, keys, values, unseen, key, value)
-        x = x + gate * self.out(seen.movedim(1, 3).flatten(3))
-        normal, gate = self.before_mlp(x, condition)
-        return x + gate * self.down(self.activation(self.gate(normal)) * self.up(normal)), key, value
+        x = gated(x, gate, self.out(seen.movedim(1, 3).flatten(3)))
+        normal, gate = self.before_mlp(x, modulations[1])
+        return gated(x, gate, self.down(self.activation(self.gate(normal)) * self.up(normal))), key, value
 
 
 def _attend(
     query: Float[Tensor, "b h n k d"],
     keys: Float[Tensor, "b g p d"],
     values: Float[Tensor, "b g p d"],
-    unseen: Float[Tensor, "b 1 1 1 p"],
+    unseen: Float[Tensor, "b 1 1 1 p"] | None,
     key: Float[Tensor, "b g n k d"],
     value: Float[Tensor, "b g n k d"],
 ) -> Float[Tensor, "b h n k d"]:
     """One softmax over the context, which all n groups share, and the tokens of the own group."""
     b, h, n, k, d = query.shape
     g, p = keys.shape[1:3]
+    if n == 1:  # nothing is shared: two products do instead of four
+        keys, values = torch.cat([keys, key[:, :, 0]], 2), torch.cat([values, value[:, :, 0]], 2)
+        score = (query.reshape(b, g, -1, d) @ keys.mT).float()
+        score = score if unseen is None else score + pad(unseen[:, 0], (0, k))
+        return (score.softmax(-1).to(values.dtype) @ values).view(b, h, 1, k, d)
     grouped = query.unflatten(1, (g, h // g))  # b g r n k d
     shared = (grouped.flatten(2, 4) @ keys.mT).unflatten(2, (h // g, n, k)).float()
     among = (grouped @ key[:, :, None].mT).float()
-    weight = torch.cat([shared + unseen[:, None], among], -1).softmax(-1).to(value.dtype)
+    shared = shared if unseen is None else shared + unseen[:, None]
+    weight = torch.cat([shared, among], -1).softmax(-1).to(value.dtype)
     from_context = (weight[..., :p].flatten(2, 4) @ values).unflatten(2, (h // g, n, k))
     return (from_context + weight[..., p:] @ value[:, :, None]).flatten(1, 2).view(b, h, n, k, d)
 
@@ -174,8 +210,8 @@ class ActionExpert(nn.Module):
         self.norm = Norm(width, trunk.rms_norm_eps, adaptive)
         self.rotary = LlamaRotaryEmbedding(trunk)  # pyright: ignore[reportArgumentType] - any configuration with rope
         for layer in self.layers:
-            for linear in (m for name, m in layer.named_modules() if isinstance(m, nn.Linear) and "mod" not in name):
-                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+            for module in (m for name, m in layer.named_modules() if isinstance(m, nn.Linear) and "mod" not in name):
+                nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
     def read(self, prefix: Prefix, facts: Facts, k: int) -> Context:
         """What k action tokens attend to."""
@@ -189,7 +225,7 @@ class ActionExpert(nn.Module):
             rotation, place = self._rotation(place, known.shape[1]), place + known.shape[1]
             x, unseen = known[:, None], _unseen(valid)
             for i, layer in enumerate(self.layers):
-                x, key, value = layer(x, keys[i], values[i], unseen, rotation, None)
+                x, key, value = layer(x, keys[i], values[i], unseen, rotation)
                 keys[i] = torch.cat([keys[i], key[:, :, 0]], 2)
                 values[i] = torch.cat([values[i], value[:, :, 0]], 2)
             valid = torch.cat([valid, valid.new_ones(known.shape[:2])], 1)
@@ -197,24 +233,40 @@ class ActionExpert(nn.Module):
 
     def _rotation(self, place: Int[Tensor, "b 1"], k: int) -> Rotation:
         cos, sin = self.rotary(self.action_in.weight, place + torch.arange(k, device=place.device))
-        return Rotation(cos[:, None, None], sin[:, None, None])
+        sin = torch.cat([-sin[..., : sin.shape[-1] // 2], sin[..., sin.shape[-1] // 2 :]], -1)
+        return Rotation(cos[:, None, :, None], sin[:, None, :, None])
 
     def forward(
         self, context: Context, x: Float[Tensor, "b n k a"], t: Float[Tensor, "b n k"]
     ) -> Float[Tensor, "b n k a"]:
         """Of n draws of noise per row, which share the context and do not see each other; t is each action's level."""
+        return self.predict(context, x, self.level(context, t))
+
+    def level(self, context: Context, t: Float[Tensor, "b n k"]) -> Level:
+        """What each action's level will be to `predict`; that of many steps may be computed at once."""
         told = context.told[:, None] if isinstance(context.told, Tensor) else context.told
         time = time_embedding(t, self.width) + told
+        if self.conditioning == "token":
+            entrance = linear(time, self.time_in.weight[:, self.width :], self.time_in.bias)
+            return Level(entrance, [None] * (2 * len(self.layers) + 1))
+        condition = silu(self.time_out(silu(self.time_in(time))))
+        norms = (m.modulation for m in self.modules() if isinstance(m, Norm))
+        return Level(None, [modulation and modulation(condition) for modulation in norms])
+
+    def predict(self, context: Context, x: Float[Tensor, "b n k a"], level: Level) -> Float[Tensor, "b n k a"]:
+        """What `forward` says, at levels that are known already."""
         tokens = self.action_in(x)
-        if self.conditioning == "adarms":
-            condition = silu(self.time_out(silu(self.time_in(time))))
-        else:
-            condition = None
-            tokens = self.time_out(silu(self.time_in(torch.cat([tokens, time], -1))))
-        for layer, keys, values in zip(self.layers, context.keys, context.values, strict=True):
-            tokens, _, _ = layer(tokens, keys, values, context.unseen, context.rotation, condition)
-        return self.action_out(self.norm(tokens, condition)[0])
+        if level.entrance is not None:
+            tokens = linear(tokens, self.time_in.weight[:, : self.width]) + level.entrance
+            tokens = self.time_out(silu(tokens))
+        for i, layer in enumerate(self.layers):
+            modulations = level.modulations[2 * i : 2 * i + 2]
+            memory = context.keys[i], context.values[i], context.unseen
+            tokens, _, _ = layer(tokens, *memory, context.rotation, modulations)
+        return self.action_out(self.norm(tokens, level.modulations[-1])[0])
 
 
-def _unseen(valid: Bool[Tensor, "b p"]) -> Float[Tensor, "b 1 1 1 p"]:
+def _unseen(valid: Bool[Tensor, "b p"]) -> Float[Tensor, "b 1 1 1 p"] | None:
+    if valid.device.type == "cpu" and valid.all():  # elsewhere, to know would be to wait for the device
+        return None
     return torch.where(valid, 0.0, torch.finfo(torch.float32).min)[:, None, None, None]

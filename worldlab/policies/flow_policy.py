@@ -103,12 +103,14 @@ class FlowHead(Head):
         """The chunk that a given noise becomes."""
         c, steps = committed.shape[1], self.config.euler_steps
         clean = c <= self.config.max_delay
+        t = 1 - torch.arange(steps, device=noise.device) / steps
+        levels = t[:, None].repeat(len(noise), 1, noise.shape[1])
+        if clean:
+            levels[..., :c] = 0
+        level = self.expert.level(context, levels)
         x = noise
-        time = torch.ones(x.shape[:2], device=x.device)
         for i in range(steps):
-            t = 1 - i / steps
-            start = committed if clean else t * noise[:, :c] + (1 - t) * committed
+            start = committed if clean else t[i] * noise[:, :c] + (1 - t[i]) * committed
             x = torch.cat([start, x[:, c:]], 1)
-            level = torch.cat([time[:, :c] * (0.0 if clean else t), time[:, c:] * t], 1)
-            x = x - self.expert(context, x[:, None], level[:, None])[:, 0] / steps
+            x = x - self.expert.predict(context, x[:, None], level[i])[:, 0] / steps
         return torch.cat([committed, x[:, c:]], 1)
