@@ -43,6 +43,8 @@ def test_verbs_end_with_a_line_or_with_json(lab, capsys):
     assert json.loads(capsys.readouterr().out)["episodes"] == 6
     main(["compare", "expert", "random", "--env", "Reach", "--episodes", "20"])
     assert "expert succeeds more often than random" in capsys.readouterr().out
+    main(["compare", f"lean:{lab}/flow", f"{lab}/flow", "--env", "Reach", "--episodes", "2"])
+    assert "No difference" in capsys.readouterr().out
     main(["list", "presets"])
     assert "flow-lift" in capsys.readouterr().out
 

@@ -15,6 +15,7 @@ from worldlab.trajectory import Observation, Spec
 
 PLAN = "plan"
 RECORDED = "recorded:"
+LEAN = "lean:"
 OPTIONS = ("cem", "mppi", "zone")
 """What may follow `plan`: how to search (cem by default), and for what (the model's imagined reward by default)."""
 
@@ -26,7 +27,8 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
         name: what `worldlab.policies.load` takes, or "plan:RUN" for a planner with the world model of a run, which
             searches by the cross-entropy method for the most imagined reward; "plan.mppi:RUN" searches by path
             integrals, and "plan.zone:RUN" for the hand-written cost of pushing the target object into the zone.
-            "recorded:STORE" does again what was done in the episodes of a store, from the same starts.
+            "recorded:STORE" does again what was done in the episodes of a store, from the same starts. "lean:RUN" is
+            the policy of a run in bf16 on a CPU (`worldlab.policies.lean`).
         env: whose expert, whose action range or whose privileged state is needed.
         device: where networks compute.
 
@@ -35,6 +37,11 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
     """
     if name.startswith(RECORDED):
         return Recorded(datasets.EpisodeStore(name.removeprefix(RECORDED)))
+    if name.startswith(LEAN):
+        from worldlab import policies
+        from worldlab.policies.lean import lean
+
+        return lean(policies.load_vla(name.removeprefix(LEAN)).to(device))
     kind, _, run = name.partition(":")
     first, *options = kind.split(".")
     if first != PLAN or not run:
@@ -59,6 +66,8 @@ def run_of(name: str) -> tuple[Path, str]:
     """The folder that a policy is loaded from, and how it is used: ("runs/x", "plan.mppi") of "plan.mppi:runs/x"."""
     if name.startswith(RECORDED):
         return Path(name.removeprefix(RECORDED)).parent, "recorded"
+    if name.startswith(LEAN):
+        return Path(name.removeprefix(LEAN)), "lean"
     kind, _, run = name.partition(":")
     planned = kind.split(".")[0] == PLAN and run
     return (Path(run), kind) if planned else (Path(name.removeprefix("lerobot:")), "")

@@ -102,8 +102,8 @@ class Eval(Verb):
     """Success rate of a policy on unseen seeds, with its interval and its controls."""
 
     policy: Positional[str]
-    """A run folder, expert, random, lerobot:DIR, recorded:STORE, or plan:RUN to plan with a world model (plan.mppi:,
-    plan.zone:)."""
+    """A run folder, expert, random, lerobot:DIR, recorded:STORE, lean:RUN (bf16), or plan:RUN to plan with a world
+    model (plan.mppi:, plan.zone:)."""
     env: str
     """Environment id."""
     episodes: int = 100
