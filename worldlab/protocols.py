@@ -142,7 +142,10 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class Batches(Protocol):
-    """A source of training batches; batch i is a pure function of i, which is what makes resuming exact."""
+    """A source of training batches, asked for in order.
+
+    Batch i is a pure function of i, or of i and the model as it is then (`worldlab.online`); that makes resuming exact.
+    """
 
     def __getitem__(self, step: int) -> Trajectory:
         """The batch of training step `step`, leading axes (b, t)."""
