@@ -43,7 +43,8 @@ def main(published: str, *runs: str) -> None:
                 ax.plot([at[-1] + 1000], [float(str(result["mean_return"]))], f"C{i}o")
         ax.set(title=f"{task} ({kind})", xlabel="environment steps", xlim=(0, 60_000), ylim=(0, 1000))
     axes[0].set_ylabel("return")
-    axes[0].legend(fontsize=7)
+    most = max(axes, key=lambda ax: len(ax.lines))
+    most.legend(*most.get_legend_handles_labels(), fontsize=7, loc="upper left")
     figure.savefig(OUT, metadata={"Date": None})
     print(OUT)
 
