@@ -47,7 +47,7 @@ class OnlineConfig:
 
     env_steps: int = 50_000
     """Control steps of the environment, action repeats and the random beginning included."""
-    ratio: float = 256.0
+    ratio: float = 128.0
     """Rows trained on for every row that is collected (DreamerV3's train ratio)."""
     random: int = 4
     """Episodes of random actions to begin with; the scales of states are taken from them."""
