@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file
 from test_cli import refused
 
-from worldlab import datasets, dynamics, envs, online, players
+from worldlab import datasets, dynamics, envs, online, players, summaries
 from worldlab.cli import main
 from worldlab.dynamics.actor_critic import ActorCriticConfig
 from worldlab.errors import UsageError
@@ -42,7 +42,7 @@ def test_it_acts_as_often_as_it_should_and_keeps_what_happened(run):
     store = datasets.EpisodeStore(run / online.STORE)
     assert store.lengths.tolist() == [201] * 4
     assert store.seeds.tolist() == [4_000_000 + i for i in range(4)]
-    lines = [json.loads(line) for line in (run / online.EPISODES).read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / summaries.EPISODES).read_text().splitlines()]
     assert [(line["episode"], line["env_steps"]) for line in lines] == [(2, 400), (3, 600)]
     assert [line["step"] for line in lines] == [1, 11]
     for line in lines:

@@ -114,7 +114,7 @@ def test_a_run_shows_its_training_and_its_evaluations(tmp_path):
     assert "7/10" in summary.text
     assert "40% to 90%" in summary.text
     assert "812.3" in summary.text
-    assert "the last 2 earned 5.0" in summary.text
+    assert "the last 2 episodes earned 5.0" in summary.text
     viewing.show_run(run, tmp_path / "run.rrd")
     batches = [chunk for chunk in RrdReader(tmp_path / "run.rrd").stream() if chunk.entity_path == "/training/loss"]
     assert sum(chunk.num_rows for chunk in batches) == 3

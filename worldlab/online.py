@@ -5,7 +5,6 @@ follows from the weights at step i and before, so a run that was killed goes on 
 collected after its checkpoint would be collected again just so, and are kept.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from worldlab import datasets, dynamics, envs
 from worldlab.collection import FIRST_SEED
+from worldlab.creation import create_model
 from worldlab.errors import UsageError
 from worldlab.policies.random_policy import RandomPolicy
 from worldlab.presets import TrainConfig, preset
@@ -25,14 +25,13 @@ from worldlab.protocols import Environment, Policy
 from worldlab.rollout import rollout
 from worldlab.runs import Json, Run, provenance, to_json
 from worldlab.seeding import key
+from worldlab.summaries import EPISODES, recent_returns
 from worldlab.training import Device, fit, pick_device
 from worldlab.trajectory import Observation, Trajectory
 from worldlab.workbench import Outcome
 
 STORE = "replay.zarr"
 """What a run has experienced, in its folder."""
-EPISODES = "episodes.jsonl"
-"""What each episode earned while it was learning, in its folder."""
 
 
 class Held:
@@ -91,12 +90,9 @@ class Replay:
 
     def _collect(self, step: int, taken: int) -> None:
         """Act for an episode, as the model does now."""
-        training = self.model.training
-        self.model.eval()
         self.model.explore = True
         earned = _episode(self.model, self.world, self.store, self.seed)
         self.model.explore = False
-        self.model.train(training)
         self.run.log({"episode": len(self.store) - 1, "env_steps": taken, "step": step, "return": earned}, EPISODES)
 
 
@@ -156,16 +152,17 @@ def train_recipe(
     about = {"preset": name, "env": env, "recipe": to_json(recipe)}
     if not resume:
         Run.vacant(out, (STORE,))
-    elif any(Run.open(out).config[part] != json.loads(json.dumps(value)) for part, value in about.items()):
+    elif any(Run.open(out).config.get(part) != value for part, value in about.items()):
         raise UsageError(f"'{out}' was trained otherwise; resume it with the same options.")
     store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
-    if not resume:
-        described = dynamics.create(config, store.spec, datasets.statistics(store)).describe()
+    if resume:
+        run = Run.open(out)
+        torch.manual_seed(key(seed))  # as for a new model, where no checkpoint had been written yet
+        model = dynamics.of_description(run.config)
+    else:
+        model = create_model(recipe, store, seed)
         beside = {"data": str(out / STORE), "episodes": len(store), "held_out": [], "provenance": provenance(seed)}
-        Run.create(out, {**described, **about, **beside}, (STORE,))
-    run = Run.open(out)
-    torch.manual_seed(key(seed))
-    model = dynamics.of_description(run.config)
+        run = Run.create(out, {**model.describe(), **about, **beside}, (STORE,))
     assert isinstance(model, dynamics.Dreamer)
     replay = Replay(store, world, model, recipe, run)
     fit(model, replay, replace(recipe.fit, steps=replay.steps), run, device=device, resume=resume, show=show)
@@ -188,7 +185,7 @@ def _begin(recipe: TrainConfig, world: Environment, path: Path, about: dict[str,
 
 
 def _outcome(name: str, env: str, run: Run, steps: int) -> Outcome:
-    last = [float(str(line["return"])) for line in run.read_log(EPISODES)[-10:]]
-    mean = sum(last) / len(last)
+    last = recent_returns(run)
+    mean = sum(last) / max(len(last), 1)
     line = f"{name} trained for {steps} steps in {env}, its last {len(last)} episodes earned {mean:.1f}: {run.path}"
     return Outcome(line, {"run": str(run.path), "preset": name, "steps": steps, "mean_return": mean})

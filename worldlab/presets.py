@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from worldlab.dynamics import ActorCriticConfig, DreamerConfig, ModelConfig, RSSMConfig, StateModelConfig
+from worldlab.dynamics import DreamerConfig, ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
     BackboneConfig,
@@ -122,7 +122,7 @@ def _rssm() -> TrainConfig:
 def _dreamer(world: RSSMConfig) -> TrainConfig:
     """For environments that others made. There an action is held for two control steps, as is usual."""
     return TrainConfig(
-        model=DreamerConfig(world=world, behaviour=ActorCriticConfig(starts=256), repeat=2),
+        model=DreamerConfig(world=world, repeat=2),
         windows=WindowConfig(length=16, batch=32, pad=False, stride=2),
         fit=FitConfig(learning_rate=1e-3, clip=100.0, precision="bf16", log_every=100),
         online=OnlineConfig(),
@@ -133,7 +133,7 @@ def _dreamer_of_an_arm() -> TrainConfig:
     """The world model of `rssm-TASK`, with an actor."""
     rssm = _rssm()
     assert isinstance(rssm.model, RSSMConfig)
-    config = DreamerConfig(world=rssm.model, behaviour=ActorCriticConfig(starts=256))
+    config = DreamerConfig(world=rssm.model)
     return replace(rssm, model=config, online=OnlineConfig(random=20, ratio=64.0))
 
 

@@ -17,6 +17,9 @@ from worldlab.datasets import EpisodeStore
 from worldlab.eval.rates import wilson
 from worldlab.runs import Json, Run, to_json
 
+EPISODES = "episodes.jsonl"
+"""What each episode earned while a model was learning, in its run."""
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -110,11 +113,8 @@ def summarize_run(run: Run) -> Summary:
     values: dict[str, Json] = {"kind": config["kind"], "preset": config.get("preset"), **(last or [{}])[0]}
     values["data"], values["env"] = config.get("data"), config.get("env")
     results = evaluations(run)
-    if lived := run.read_log("episodes.jsonl"):
-        earned = [float(str(episode["return"])) for episode in lived[-10:]]
-        values["acted"] = (
-            f"{len(lived)} episodes; the last {len(earned)} earned {sum(earned) / len(earned):.1f} on average"
-        )
+    if last := recent_returns(run):
+        values["acted"] = f"the last {len(last)} episodes earned {sum(last) / len(last):.1f} on average"
     kept = ("env", "successes", "n", "interval", "mean_return")
     values["evaluations"] = [{key: result.get(key) for key in kept} for result in results]
     table = Table("environment", "success", "95 % interval", "mean return", "seed", box=None, header_style="bold")
@@ -126,6 +126,11 @@ def summarize_run(run: Run) -> Summary:
     facts = {name: value for name, value in values.items() if name != "evaluations"}
     facts["made by"] = f"{about.get('command')}, {about.get('time')}, commit {about.get('commit')}"
     return Summary(values, _render(_facts(facts), *([table] if results else [])))
+
+
+def recent_returns(run: Run) -> list[float]:
+    """What the last ten episodes earned in which a model acted while it learned."""
+    return [float(str(episode["return"])) for episode in run.read_log(EPISODES)[-10:]]
 
 
 def evaluations(run: Run) -> list[dict[str, Json]]:

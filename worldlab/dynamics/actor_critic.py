@@ -26,7 +26,7 @@ class ActorCriticConfig:
     """Hidden layers of either."""
     horizon: int = 15
     """Steps of a dream."""
-    starts: int = 512
+    starts: int = 256
     """Beliefs of a batch from which dreams begin, at most; DreamerV3 begins from all."""
     discount: float = 0.99
     """Of a reward one step later. DreamerV3 has 1 - 1/333, which a critic needs many more training steps to learn."""
@@ -92,7 +92,7 @@ type ToAction = Callable[[Float[Tensor, "b d"], Float[Tensor, "b a"]], Float[Ten
 def lambda_returns(
     reward: Float[Tensor, "n h"], value: Float[Tensor, "n t"], discount: Float[Tensor, "n h"], trace: float
 ) -> Float[Tensor, "n h"]:
-    """R_i = r_i + d_i ((1 - λ) v_{i+1} + λ R_{i+1}), and R_h = v_h (DreamerV3, eq. 7; Sutton and Barto, eq. 12.20).
+    """R_i = r_i + d_i ((1 - λ) v_{i+1} + λ R_{i+1}), and R_h = v_h (DreamerV3, "Critic").
 
     Args:
         reward: received after each of h steps.
@@ -108,7 +108,7 @@ def lambda_returns(
 
 
 class ReturnScale(nn.Module):
-    """The range of returns, from their 5 % to their 95 % quantile, as a moving average; not below 1 (eq. 12).
+    """The range of returns, from their 5 % to their 95 % quantile, as a moving average; not below 1 ("Actor").
 
     Large returns are scaled down so that entropy weighs the same everywhere; small ones are not blown up, because
     where nothing was earned yet they are noise.
@@ -174,8 +174,8 @@ class ActorCritic(nn.Module):
     def losses(self, dream: Dream) -> dict[str, Float[Tensor, ""]]:
         """Of actor and critic; the slow critic follows meanwhile, where this is training.
 
-        The critic learns the returns and, once more, what the slow critic says (eq. 8 and below), which holds it
-        still. A step counts by the probability that the episode has not ended before it.
+        The critic learns the returns and, once more, what the slow critic says, which holds it still. A step counts by
+        the probability that the episode has not ended before it.
         """
         config = self.config
         if self.training:

@@ -85,7 +85,10 @@ class Dreamer(nn.Module):
         with torch.no_grad():
             dream = self.behaviour.dream(self.world, filtered.belief.detach().flatten(0, 1)[some], self.action)
         learnt = self.behaviour.losses(dream)
-        told = {"imagined_reward": dream.reward.mean(), "range": self.behaviour.scale.high - self.behaviour.scale.low}
+        told = {
+            "imagined_reward": dream.reward.mean(),
+            "return_range": self.behaviour.scale.high - self.behaviour.scale.low,
+        }
         return total + learnt["actor"] + learnt["critic"], losses | learnt | told
 
     def action(self, belief: Float[Tensor, "b d"], move: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
