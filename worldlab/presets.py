@@ -108,10 +108,18 @@ def _state() -> TrainConfig:
     )
 
 
-def _rssm() -> TrainConfig:
+def _rssm(*, labels: bool = True) -> TrainConfig:
+    """`labels`: taught where objects are, which only a simulator knows."""
     return TrainConfig(
         model=RSSMConfig(
-            cameras=("front",), carry=True, correct=True, dream=8, privileged=1.0, drawing=0.1, focus=20.0
+            cameras=("front",),
+            carry=True,
+            correct=True,
+            dream=8,
+            drawing=0.1,
+            focus=20.0,
+            privileged=float(labels),
+            slots=labels,
         ),
         windows=WindowConfig(length=10, batch=48, pad=False),
         fit=FitConfig(minutes=20, learning_rate=2e-3, clip=100.0, precision="bf16"),
@@ -199,6 +207,7 @@ def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
             yield f"{name}-{task}", partial(stage_recipe, stage, look)
         yield f"state-{task}", _state
         yield f"rssm-{task}", _rssm
+        yield f"rssm-unlabelled-{task}", partial(_rssm, labels=False)
         yield f"dreamer-{task}", _dreamer_of_an_arm
     yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="small", sees="state", carry=True))
     yield "dreamer-vision", partial(_dreamer, RSSMConfig(size="small", sees="images", drawing=0.1, focus=20.0))

@@ -109,6 +109,7 @@ EVERY = {
     "state-objects": _table_state,
     "rssm": _table_rssm,
     "rssm-carry": partial(_table_rssm, carry=True, correct=True, dream=2, privileged=1.0),
+    "rssm-slots": partial(_table_rssm, carry=True, correct=True, dream=2, privileged=1.0, slots=True),
     "rssm-images": partial(_table_rssm, sees="images", dream=2),
     "rssm-state": partial(_table_rssm, sees="state"),
 }

@@ -18,7 +18,10 @@ def make(**options) -> dynamics.RSSM:
     return dynamics.create(config, TABLE_SPEC, statistics(table_episodes(4, 6))).eval()
 
 
-@pytest.fixture(params=[{}, {"carry": True, "correct": True}, {"sees": "images"}, {"sees": "state"}], ids=str)
+SLOTS = {"carry": True, "slots": True, "privileged": 1.0}
+
+
+@pytest.fixture(params=[{}, {"carry": True, "correct": True}, SLOTS, {"sees": "images"}, {"sees": "state"}], ids=str)
 def model(request):
     return make(**request.param)
 
@@ -113,6 +116,9 @@ def test_too_short_windows_and_impossible_configs_are_refused(data):
         make(dream=8).loss(data)
     with pytest.raises(UsageError, match="no proprioception to carry"):
         make(carry=True, sees="images")
+    for options in ({"slots": True}, {**SLOTS, "sees": "state"}, {**SLOTS, "privileged": 0.0}):
+        with pytest.raises(UsageError, match="slots need frames"):
+            make(**options)
     with pytest.raises(UsageError, match="'side'"):
         make(cameras=("side",))
 

@@ -3,6 +3,7 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn.functional import huber_loss
 
 from worldlab.dynamics.heads import mlp, symexp, symlog
 from worldlab.normalize import Standardize, Statistics
@@ -13,6 +14,9 @@ STEP = 0.1
 FLOOR = 0.1
 """Smallest scale of what is not a joint target, in the units of the data: what random actions hardly touch may move
 all the more later."""
+
+OUTLIER = 3.0
+"""Steps, from where on an error of proprioception counts by its size and not by its square: impacts."""
 
 
 class Proprioception(nn.Module):
@@ -67,3 +71,14 @@ class Proprioception(nn.Module):
         if self.servo:
             return state + STEP * self.scale.std * torch.lerp(moved, aim, gate.sigmoid())
         return self.scale.invert(symexp(self.coordinates(state) + STEP * moved))
+
+    def errors(
+        self, state: Float[Tensor, "n k s"], action: Float[Tensor, "n h a"], context: Float[Tensor, "n h c"]
+    ) -> Float[Tensor, "n h"]:
+        """Squared errors of the state as it moves by itself from the first row of each window on (Huber's)."""
+        now, errors = state[:, 0], list[Tensor]()
+        for i in range(action.shape[1]):
+            now = self(now, action[:, i], context[:, i])
+            off = self.steps(state[:, i + 1], now)
+            errors.append(2 * huber_loss(off, torch.zeros_like(off), reduction="none", delta=OUTLIER).sum(-1))
+        return torch.stack(errors, 1)

@@ -1,48 +1,33 @@
 """DreamerV3's world model (Hafner et al. 2023), with stems for a CPU and two additions that make it heed actions."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.encoder import FrameEncoder
+from worldlab.dynamics.filtered import Filtered, mean_of, windows_of
 from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
 from worldlab.dynamics.privileged import PrivilegedHead
 from worldlab.dynamics.proprioception import Proprioception
 from worldlab.dynamics.recurrence import SIZES, Recurrence, divergence, sample
 from worldlab.dynamics.rssm_config import RSSMConfig
+from worldlab.dynamics.slots import Slots
 from worldlab.errors import UsageError, unknown
 from worldlab.normalize import Moments, Statistics
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 
-OUTLIER = 3.0
-"""Steps, from where on an error of proprioception counts by its size and not by its square: impacts."""
-
-
-@dataclass(frozen=True)
-class Filtered:
-    """What a model makes of a batch of windows, row by row."""
-
-    belief: Float[Tensor, "b t d"]
-    """After seeing each row."""
-    prior: Float[Tensor, "b t z c"]
-    """Probabilities of the latents before seeing the row."""
-    posterior: Float[Tensor, "b t z c"]
-    """And after."""
-    pushed: Float[Tensor, "b t n"]
-    """What was done before each row, as the recurrence takes it."""
-
 
 class RSSM(nn.Module):
     """A recurrent state-space model of images and proprioception.
 
-    A belief is one vector [h, z, s]: the GRU's state, the one-hot latents, and, with `carry`, the proprioceptive state
-    in the units of the data. Everything is done to beliefs: `begin` and `update` see, `advance` imagines, `features`
-    is what heads, actors and critics read.
+    A belief is one vector [h, z, s, w]: the GRU's state, the one-hot latents, with `carry` the proprioceptive state in
+    the units of the data, and with `slots` where objects are (`Slots`). Everything is done to beliefs: `begin` and
+    `update` see, `advance` imagines, `features` is what heads, actors and critics read.
     """
 
     def __init__(self, config: RSSMConfig, spec: Spec, statistics: Statistics) -> None:
@@ -56,6 +41,8 @@ class RSSM(nn.Module):
         self.spec = _spec_of(config, spec)
         if config.carry and config.sees == "images":
             raise UsageError("a model that sees images only has no proprioception to carry; use carry=False.")
+        if config.slots and not (config.carry and config.privileged and config.sees == "both"):
+            raise UsageError("slots need frames, a carried state and privileged labels; use slots=False.")
         size = self.size = SIZES[config.size]
         known = statistics.privileged or Moments((), (), (), ())
         self.carried = len(spec.state) if config.carry else 0
@@ -67,14 +54,16 @@ class RSSM(nn.Module):
         inputs = self.body.inputs if config.carry else len(spec.action)
         self.core = Recurrence(inputs, embedding, size, correct=config.correct)
         latent = size.stoch * size.classes
-        self.parts = [size.deter, latent, self.carried]
-        self.width = size.deter + latent + (self.body.width if config.carry else 0)
+        self.slots = Slots(self.spec, statistics, embedding, size.units) if config.slots else None
+        of_slots, shown = (self.slots.width, self.slots.features) if self.slots else (0, 0)
+        self.parts = [size.deter, latent, self.carried, of_slots]
+        self.width = size.deter + latent + (self.body.width if config.carry else 0) + shown
         """Of `features`."""
         self.two_hot = TwoHot()
         self.reward_head = mlp(self.width, size.units, 1, len(self.two_hot.bins), silent=True)
         self.ending_head = mlp(self.width, size.units, 1, 2)
         self.state_head = mlp(self.width, size.units, 2, len(spec.state))
-        names = self.spec.privileged
+        names = () if config.slots else self.spec.privileged
         self.world_head = PrivilegedHead(names, known, self.width, size.units) if names else None
         self.decoder = FrameDecoder(self.width, self.spec.cameras, 2 * size.channels)
 
@@ -86,7 +75,7 @@ class RSSM(nn.Module):
     # What beliefs are made of
 
     def encode(self, obs: Observation) -> Float[Tensor, "*b n"]:
-        """What is seen of each row, as the recurrence takes it."""
+        """What is seen of each row."""
         state = obs.state
         parts: list[Tensor] = []
         if self.seen is not None:
@@ -94,13 +83,13 @@ class RSSM(nn.Module):
             parts.append(self.seen(self.eye(flat)).unflatten(0, state.shape[:-1]))
         if self.felt is not None:
             parts.append(self.felt(symlog(self.body.scale(state))))
-        return self.core.look(torch.cat(parts, -1))
+        return torch.cat(parts, -1)
 
     def begin(self, obs: Observation, noise: Float[Tensor, "b z"] | None = None) -> Float[Tensor, "b d"]:
         """The belief after a first look, leading axes (b,); see `advance` for the noise."""
         start = obs.state.new_zeros(len(obs.state), sum(self.parts))
         pushed = self.core.push(start.new_zeros(len(start), self.core.inputs))
-        return self._see(start, pushed, obs, noise)
+        return self._see(start, pushed, obs, noise, first=True)
 
     def update(
         self,
@@ -123,14 +112,12 @@ class RSSM(nn.Module):
 
         Differentiable, with straight-through gradients of the latents.
         """
-        deter, stoch, state = belief.split(self.parts, -1)
-        if self.config.carry:
-            after = self.body(state, action, deter)
-            pushed = self.core.push(self._done(state, action, after))
-        else:
-            after, pushed = state, self.core.push(self._done(state, action, state))
-        deter = self.core.advance(deter, stoch, pushed)
-        return torch.cat([deter, sample(self.core.prior(deter), noise), after], -1)
+        deter, stoch, state, slots = belief.split(self.parts, -1)
+        after = self.body(state, action, deter) if self.config.carry else state
+        deter = self.core.advance(deter, stoch, self.core.push(self._done(state, action, after)))
+        if self.slots is not None:
+            slots = self.slots.move(slots, state, after)
+        return torch.cat([deter, sample(self.core.prior(deter), noise), after, slots], -1)
 
     def noise(self, n: int, generator: torch.Generator | None = None) -> Float[Tensor, "n z"]:
         """What `advance`, `update` and `begin` need to draw latents for n beliefs: uniform from 0 to 1."""
@@ -142,8 +129,9 @@ class RSSM(nn.Module):
         """What heads, actors and critics read."""
         if not self.config.carry:
             return belief
-        deter, stoch, state = belief.split(self.parts, -1)
-        return torch.cat([deter, stoch, self.body.posture(state)], -1)
+        deter, stoch, state, slots = belief.split(self.parts, -1)
+        shown = [] if self.slots is None else [self.slots.show(state, slots)]
+        return torch.cat([deter, stoch, self.body.posture(state), *shown], -1)
 
     def reward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
         """What was received on arriving in a belief."""
@@ -205,14 +193,15 @@ class RSSM(nn.Module):
             terminated=ended > 0,
             success=success > 0,
             valid=torch.ones_like(ended, dtype=torch.bool),
-            privileged=None if self.world_head is None else self.world_head(features),
+            privileged=self._privileged(belief, features),
         )
 
     def filter(self, batch: Trajectory, *, draw: bool = False) -> Filtered:
         """The beliefs after each row of windows, seen one after another; `draw` samples the latents."""
         n, t = batch.valid.shape
         state = batch.obs.state
-        looks = self.encode(batch.obs)
+        seen = self.encode(batch.obs)
+        looks = self.core.look(seen)
         inputs = self._done(state[:, :-1], batch.action[:, :-1], state[:, 1:])
         pushed = self.core.push(torch.cat([inputs.new_zeros(n, 1, inputs.shape[-1]), inputs], 1))
         noise = self.noise(n * t).unflatten(0, (n, t)).unbind(1) if draw else [None] * t
@@ -225,18 +214,34 @@ class RSSM(nn.Module):
             deters.append(deter)
             stochs.append(stoch)
             posteriors.append(posterior)
-        belief = torch.cat([torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]], -1)
-        return Filtered(belief, self.core.prior(torch.stack(expected, 1)), torch.stack(posteriors, 1), pushed)
+        parts = [torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]]
+        sightings = None if self.slots is None else self.slots.follow(seen, state)
+        if sightings is not None:
+            parts.append(sightings.slots)
+        prior = self.core.prior(torch.stack(expected, 1))
+        return Filtered(torch.cat(parts, -1), prior, torch.stack(posteriors, 1), pushed, sightings)
 
-    def _see(self, belief: Tensor, pushed: Tensor, obs: Observation, noise: Tensor | None) -> Float[Tensor, "b d"]:
-        """The next belief."""
-        deter, stoch, _ = belief.split(self.parts, -1)
-        deter, posterior = self.core.see(self.core.advance(deter, stoch, pushed), self.encode(obs))
-        return torch.cat([deter, sample(posterior, noise), obs.state[..., : self.carried]], -1)
+    def _see(
+        self, belief: Tensor, pushed: Tensor, obs: Observation, noise: Tensor | None, *, first: bool = False
+    ) -> Float[Tensor, "b d"]:
+        """The next belief, or the first."""
+        deter, stoch, state, slots = belief.split(self.parts, -1)
+        seen = self.encode(obs)
+        deter, posterior = self.core.see(self.core.advance(deter, stoch, pushed), self.core.look(seen))
+        if self.slots is not None:
+            predicted = None if first else self.slots.move(slots, state, obs.state)
+            slots = self.slots.see(seen, predicted, self.slots.read(seen))[1]
+        return torch.cat([deter, sample(posterior, noise), obs.state[..., : self.carried], slots], -1)
 
     def _done(self, state: Tensor, action: Tensor, after: Tensor) -> Float[Tensor, "*b u"]:
         """What the recurrence is told of a step."""
         return self.body.motion(state, action, after) if self.config.carry else self.body.scale_action(action)
+
+    def _privileged(self, belief: Float[Tensor, "*b d"], features: Float[Tensor, "*b f"]) -> Tensor | None:
+        """What only a simulator knows."""
+        if self.slots is not None:
+            return self.slots.privileged(*belief.split(self.parts, -1)[2:])
+        return None if self.world_head is None else self.world_head(features)
 
     def _state(self, belief: Float[Tensor, "*b d"], features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b s"]:
         """Proprioception."""
@@ -268,17 +273,28 @@ class RSSM(nn.Module):
         losses = self._divergences(filtered, batch.valid) | self._errors(filtered.belief, batch, 0)
         horizon = config.dream or 1
         window = Trajectory(
-            Observation({}, _windows(batch.obs.state, horizon), ()),
-            *(_windows(x, horizon) for x in (batch.action, batch.reward, batch.terminated, batch.success, batch.valid)),
-            privileged=None if batch.privileged is None else _windows(batch.privileged, horizon),
+            Observation({}, windows_of(batch.obs.state, horizon), ()),
+            *(
+                windows_of(x, horizon)
+                for x in (batch.action, batch.reward, batch.terminated, batch.success, batch.valid)
+            ),
+            privileged=None if batch.privileged is None else windows_of(batch.privileged, horizon),
         )
-        beliefs = _windows(filtered.belief, horizon)
+        beliefs = windows_of(filtered.belief, horizon)
         if config.dream:
             beliefs, surprise = self._dream(filtered, beliefs, window.obs.state)
-            losses["dreamt_dynamics"] = config.dynamics * _mean(surprise, window.valid[:, 1:])
+            losses["dreamt_dynamics"] = config.dynamics * mean_of(surprise, window.valid[:, 1:])
             losses |= {f"dreamt_{name}": error for name, error in self._errors(beliefs, window, 1).items()}
         if config.carry:
-            losses["body"] = _mean(self._body_error(window, beliefs), window.valid[:, 1:])
+            context = beliefs[:, :-1, : self.size.deter]
+            off = self.body.errors(window.obs.state, window.action[:, :-1], context)
+            losses["body"] = mean_of(off, window.valid[:, 1:])
+        if self.slots is not None and filtered.sightings is not None:
+            if batch.privileged is None:
+                raise UsageError("slots need the simulator's privileged state, and these episodes have none.")
+            known = batch.obs.state, batch.privileged, batch.valid
+            errors = self.slots.losses(filtered.sightings, *known, horizon)
+            losses |= {name: config.privileged * error for name, error in errors.items()}
         return losses | self._frame_errors(batch, filtered.belief, beliefs), filtered
 
     def _divergences(self, filtered: Filtered, valid: Bool[Tensor, "b t"]) -> dict[str, Tensor]:
@@ -288,8 +304,8 @@ class RSSM(nn.Module):
         dynamics = divergence(posterior.detach(), prior).clamp(min=config.free_bits)
         representation = divergence(posterior, prior.detach()).clamp(min=config.free_bits)
         return {
-            "dynamics": config.dynamics * _mean(dynamics, mask),
-            "representation": config.representation * _mean(representation, mask),
+            "dynamics": config.dynamics * mean_of(dynamics, mask),
+            "representation": config.representation * mean_of(representation, mask),
         }
 
     def _errors(self, belief: Float[Tensor, "b t d"], window: Trajectory, first: int) -> dict[str, Tensor]:
@@ -301,16 +317,16 @@ class RSSM(nn.Module):
             self.ending_head(features[:, 1:]).float(), happened, reduction="none"
         )
         reward = self.two_hot.loss(self.reward_head(features[:, 1:]), window.reward[:, :-1])
-        errors = {"reward": _mean(reward, arrived), "ended": _mean(ended.sum(-1), arrived)}
+        errors = {"reward": mean_of(reward, arrived), "ended": mean_of(ended.sum(-1), arrived)}
         if not self.config.carry:
             # Who sees images only may be asked about the state, but does not learn from it.
             known = seen.detach() if self.config.sees == "images" else seen
             off = self.state_head(known).float() - symlog(self.body.scale(window.obs.state[:, first:]))
-            errors["state"] = _mean(0.5 * off.square().sum(-1), valid)
+            errors["state"] = mean_of(0.5 * off.square().sum(-1), valid)
         if window.privileged is not None and self.world_head is not None:
             weight = self.config.privileged
             error = self.world_head.loss(seen if weight else seen.detach(), window.privileged[:, first:])
-            errors["privileged"] = (weight or 1.0) * _mean(error, valid)
+            errors["privileged"] = (weight or 1.0) * mean_of(error, valid)
         return errors
 
     def _dream(
@@ -321,8 +337,8 @@ class RSSM(nn.Module):
         They learn from how the robot really moved; its own errors would teach them that contact is luck.
         """
         horizon = self.config.dream
-        pushed, posterior = _windows(filtered.pushed, horizon), _windows(filtered.posterior.detach(), horizon)
-        deter, stoch, _ = beliefs[:, 0].split(self.parts, -1)
+        pushed, posterior = windows_of(filtered.pushed, horizon), windows_of(filtered.posterior.detach(), horizon)
+        deter, stoch, _, slots = beliefs[:, 0].split(self.parts, -1)
         noise = self.noise(len(deter) * horizon).unflatten(0, (horizon, len(deter)))
         deters, stochs, priors = [deter], [stoch], list[Tensor]()
         for i in range(horizon):
@@ -334,18 +350,10 @@ class RSSM(nn.Module):
             priors.append(prior)
         surprise = divergence(posterior[:, 1:], torch.stack(priors, 1)).clamp(min=self.config.free_bits)
         dreamt = [torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]]
+        if self.slots is not None:
+            with torch.no_grad():
+                dreamt.append(self.slots.dream(slots, state))
         return torch.cat(dreamt, -1), surprise
-
-    def _body_error(self, window: Trajectory, beliefs: Float[Tensor, "n k d"]) -> Float[Tensor, "n h"]:
-        """Squared error of proprioception as it moves by itself from the first row of each window on (Huber's)."""
-        state, errors = window.obs.state[:, 0], list[Tensor]()
-        for i in range(window.valid.shape[1] - 1):
-            state = self.body(state, window.action[:, i], beliefs[:, i, : self.size.deter])
-            off = self.body.steps(window.obs.state[:, i + 1], state)
-            errors.append(
-                2 * functional.huber_loss(off, torch.zeros_like(off), reduction="none", delta=OUTLIER).sum(-1)
-            )
-        return torch.stack(errors, 1)
 
     def _frame_errors(
         self, batch: Trajectory, seen: Float[Tensor, "b t d"], dreamt: Float[Tensor, "n k d"]
@@ -357,7 +365,7 @@ class RSSM(nn.Module):
         index = torch.arange(n * rows, device=batch.valid.device).unflatten(0, (n, rows))
         errors = {"frames": self._frame_error(batch, seen.flatten(0, 1), index.flatten())}
         if self.config.dream:
-            rows_dreamt = _windows(index, self.config.dream)[:, 1:].flatten()
+            rows_dreamt = windows_of(index, self.config.dream)[:, 1:].flatten()
             errors["dreamt_frames"] = self._frame_error(batch, dreamt[:, 1:].flatten(0, 1), rows_dreamt)
         return errors
 
@@ -382,13 +390,3 @@ def _spec_of(config: RSSMConfig, spec: Spec) -> Spec:
             raise unknown("camera", camera, spec.cameras)
     kept = {name: size for name, size in spec.cameras.items() if cameras is None or name in cameras}
     return replace(spec, cameras=kept, privileged=tuple(n for n in spec.privileged if not n.startswith("expert.")))
-
-
-def _mean(error: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -> Float[Tensor, ""]:
-    """Over the valid rows."""
-    return torch.where(valid, error, 0.0).sum() / valid.sum().clamp(min=1)
-
-
-def _windows(x: Shaped[Tensor, "b t *d"], horizon: int) -> Shaped[Tensor, "n k *d"]:
-    """Every run of horizon + 1 rows."""
-    return x.unfold(1, horizon + 1, 1).movedim(-1, 2).flatten(0, 1)

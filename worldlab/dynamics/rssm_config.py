@@ -26,6 +26,9 @@ class RSSMConfig:
     """Steps imagined in training from every row of a window that has so many after it; 0 trains single steps only."""
     privileged: float = 0.0
     """Weight of what only a simulator knows in shaping the latents. At 0 it is read off them, and shapes nothing."""
+    slots: bool = False
+    """Whether the belief holds where objects are, read from frames and moved by contact, which only a simulator can
+    teach. Needs `carry` and `privileged`, which weighs what is read then."""
     free_bits: float = 1.0
     """Divergence of prior and posterior that costs nothing, nats."""
     dynamics: float = 1.0

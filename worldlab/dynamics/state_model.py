@@ -1,7 +1,6 @@
 """A world model of what the simulator knows: joints, gripper, objects. It draws frames from that."""
 
 from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -9,6 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldlab.dynamics.contact import NEAR, Contact, plain_mlp
 from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.layout import Layout, World, stack
 from worldlab.errors import UsageError
@@ -16,8 +16,6 @@ from worldlab.normalize import Moments, Standardize, Statistics
 from worldlab.runs import Json, to_json
 from worldlab.trajectory import Observation, Spec, Trajectory
 
-NEAR = 0.05
-"""Metres: the scale on which an object's place relative to the gripper matters."""
 STEP = 0.1
 """A control step changes a quantity by about this fraction of its standard deviation over the data."""
 CENTIMETRE = 0.01
@@ -68,15 +66,15 @@ class StateModel(nn.Module):
         states, free = len(spec.state), len(layout.free)
         arm, seen = 2 * states + free, 9 + marks
         width, depth = config.width, config.depth
-        self.arm = _mlp(arm + len(spec.action), width, depth, 2 * states + free)
+        self.arm = plain_mlp(arm + len(spec.action), width, depth, 2 * states + free)
         self.linear = nn.Linear(arm + len(spec.action), states)
-        self.pose = _mlp(3 * states, width, 2, free)
-        self.object = _mlp(states + 11, width, depth, 7 + pixels)
+        self.pose = plain_mlp(3 * states, width, 4, free)
+        self.contact = Contact(layout, statistics.state, width, depth)
         world = arm + len(layout.constants)
-        self.part = _mlp(world + seen + 3, width // 2, 2, width // 2)
-        self.outcome = _mlp(world + width // 2, width // 2, 2, 3)
+        self.part = plain_mlp(world + seen + 3, width // 2, 2, width // 2)
+        self.outcome = plain_mlp(world + width // 2, width // 2, 2, 3)
         self.decoder = FrameDecoder(world + objects * (seen + pixels), spec.cameras, config.draw_width)
-        for last in (self.arm[-1], self.object[-1], self.linear):
+        for last in (self.arm[-1], self.linear):
             nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
 
     @property
@@ -164,7 +162,7 @@ class StateModel(nn.Module):
         for h in range(horizon):
             # The objects learn from what the arm really did; its own errors would teach them that contact is luck.
             real = truth.rows(h + 1, h + 1 + starts)
-            pushed = self._push(world, real)
+            pushed = self.contact(world, real)
             arm = self._move(arm, batch.action[:, h : h + starts])
             dreamt.append(replace(pushed, state=arm.state, velocity=arm.velocity, free=arm.free))
             world = replace(real, place=pushed.place, axes=pushed.axes, pixels=pushed.pixels)
@@ -185,7 +183,7 @@ class StateModel(nn.Module):
 
     def advance(self, world: World, action: Float[Tensor, "*b a"]) -> World:
         """One control step."""
-        return self._push(world, self._move(world, action))
+        return self.contact(world, self._move(world, action))
 
     def _move(self, world: World, action: Float[Tensor, "*b a"]) -> World:
         """What the action does to the arm."""
@@ -206,34 +204,6 @@ class StateModel(nn.Module):
     def _pose(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b f"]:
         """What the state alone says of the free columns, in standard deviations: forward kinematics."""
         return self.pose(torch.cat([self.scale_state(state), state.sin(), state.cos()], -1))
-
-    def _push(self, before: World, after: World) -> World:
-        """What the arm's motion from `before` to `after` does to the objects, which are as they were before."""
-        objects = self.layout.sizes[0]
-        if objects == 0:
-            return after
-        joints = self.scale_state(after.state)[..., None, :]
-        inputs = [
-            joints.expand(*joints.shape[:-2], objects, joints.shape[-1]),
-            self._near(before),
-            self._near(replace(after, place=before.place)),
-            before.place[..., 2:] / NEAR,
-            before.faces,
-        ]
-        gate, push, spin, pixels = self.object(torch.cat(inputs, -1)).split([1, 3, 3, before.pixels.shape[-1]], -1)
-        touched = gate.sigmoid() * before.marks[..., :1]
-        return replace(
-            after,
-            place=before.place + NEAR * touched * push,
-            axes=before.axes + torch.linalg.cross((touched * spin)[..., None, :].expand_as(before.axes), before.axes),
-            pixels=before.pixels + NEAR * touched * pixels,
-        )
-
-    def _near(self, world: World) -> Float[Tensor, "*b o 3"]:
-        """Where the objects are as seen from the gripper, in units of `NEAR`."""
-        gripper = list(self.layout.gripper)
-        origin = world.free[..., None, gripper] if gripper else 0.0
-        return (world.place - origin) / NEAR
 
     def _rows(self, batch: Trajectory) -> Float[Tensor, "b t d"]:
         """Every row as a belief; the first row of a window is taken to be at rest."""
@@ -267,7 +237,7 @@ class StateModel(nn.Module):
     def _outcome(self, world: World) -> Float[Tensor, "*b 3"]:
         """Reward, and the logits of termination and success, on arriving in a world."""
         summary, seen = self._summary(world), self._seen(world)
-        inputs = [summary[..., None, :].expand(*seen.shape[:-1], summary.shape[-1]), seen, self._near(world)]
+        inputs = [summary[..., None, :].expand(*seen.shape[:-1], summary.shape[-1]), seen, self.contact.near(world)]
         parts = self.part(torch.cat(inputs, -1)) * world.marks[..., :1]
         return self.outcome(torch.cat([summary, parts.sum(-2)], -1))
 
@@ -309,13 +279,6 @@ class StateModel(nn.Module):
         return self.decoder.loss(
             self._drawn(self._split(rows[:, :seen].flatten(0, 1)[some])), images, self.config.focus
         )
-
-
-def _mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequential:
-    """`depth` linear layers with SiLU between them."""
-    sizes = [inputs, *[width] * (depth - 1)]
-    hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
-    return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
 
 
 def _select(moments: Moments, columns: tuple[int, ...]) -> Moments:
