@@ -44,7 +44,7 @@ def main(published: str, *runs: str) -> None:
         ax.set(title=f"{task} ({kind})", xlabel="environment steps", xlim=(0, 60_000), ylim=(0, 1000))
     axes[0].set_ylabel("return")
     most = max(axes, key=lambda ax: len(ax.lines))
-    most.legend(*most.get_legend_handles_labels(), fontsize=7, loc="upper left")
+    figure.legend(*most.get_legend_handles_labels(), fontsize=7, loc="outside lower center", ncols=4)
     figure.savefig(OUT, metadata={"Date": None})
     print(OUT)
 
