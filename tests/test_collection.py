@@ -50,6 +50,12 @@ def test_a_killed_collection_keeps_what_was_written_and_goes_on(alone, tmp_path)
         assert_equal(ours, theirs)
 
 
+def test_episodes_without_the_experts_labels_are_refused_before_they_are_collected(alone):
+    with pytest.raises(UsageError, match=r"other privileged columns .* \(expert\.elbow_flex\.pos, "):
+        collect(Recipe(env=RECIPE.env, policy="random", size=16, n=2), alone.path, 2, workers=1)
+    assert len(EpisodeStore(alone.path)) == 12
+
+
 def test_episodes_of_another_kind_are_refused(alone):
     with pytest.raises(UsageError, match="camera 'front'"):
         collect(Recipe(env=RECIPE.env, size=32, n=2), alone.path, 1)

@@ -163,6 +163,12 @@ def _open(out: str, spec: Spec, about: dict[str, Json]) -> datasets.EpisodeStore
         return datasets.EpisodeStore.create(out, spec, about)
     store = datasets.EpisodeStore(out)
     store.spec.check(spec, ("store", "environment"))
+    if store.spec.privileged != spec.privileged:
+        # The expert's labels, mostly. Found out only when the parts are merged, it would cost the whole collection.
+        apart = ", ".join(sorted(set(store.spec.privileged) ^ set(spec.privileged)))
+        raise UsageError(
+            f"'{out}' holds other privileged columns than this policy records ({apart}); use another store."
+        )
     return store
 
 
