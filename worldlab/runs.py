@@ -186,5 +186,6 @@ class Run:
             model.load_state_dict(load_file(path))
         except RuntimeError as error:
             raise UsageError(
-                f"the weights in '{path}' do not fit the model that config.json describes: {error}"
-            ) from None
+                f"the weights in '{path}' do not fit the model that config.json describes: either file was changed, or "
+                "another version of worldlab trained it; train it again."
+            ) from error

@@ -1,4 +1,4 @@
-"""What the arm's motion does to objects."""
+"""Where the arm is, and what its motion does to objects."""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -19,6 +19,20 @@ def plain_mlp(inputs: int, width: int, depth: int, outputs: int) -> nn.Sequentia
     sizes = [inputs, *[width] * (depth - 1)]
     hidden = [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), nn.SiLU())]
     return nn.Sequential(*hidden, nn.Linear(sizes[-1], outputs))
+
+
+class Kinematics(nn.Module):
+    """What a pose of the arm says of what moves with it. With one hidden layer the gripper is millimetres off."""
+
+    def __init__(self, state: Moments, width: int, outputs: int) -> None:
+        """`state` is how proprioception is distributed."""
+        super().__init__()
+        self.scale = Standardize(state)
+        self.net = plain_mlp(3 * len(state.mean), width, 4, outputs)
+
+    def forward(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b f"]:
+        """In whatever unit it is taught."""
+        return self.net(torch.cat([self.scale(state), state.sin(), state.cos()], -1))
 
 
 class Contact(nn.Module):

@@ -7,12 +7,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldlab.dynamics.contact import NEAR, Contact, plain_mlp
+from worldlab.dynamics.contact import NEAR, Contact, Kinematics
 from worldlab.dynamics.filtered import Sightings, mean_of
 from worldlab.dynamics.heads import mlp
 from worldlab.dynamics.layout import Layout, World
 from worldlab.errors import UsageError
-from worldlab.normalize import Standardize, Statistics
+from worldlab.normalize import Statistics
 from worldlab.trajectory import Spec
 
 CENTIMETRE = 0.01
@@ -54,7 +54,7 @@ class Slots(nn.Module):
         if not layout.poses or known is None:
             raise UsageError("slots are for objects whose poses the data hold; use slots=False.")
         objects, marks, pixels = layout.sizes
-        constants, states = len(layout.constants), len(spec.state)
+        constants = len(layout.constants)
         self.parts = [3 * objects, 6 * objects, marks * objects, pixels * objects, constants]
         """Of w."""
         self._read_parts = [3 * objects, 2 * objects, *self.parts[2:]]
@@ -66,8 +66,7 @@ class Slots(nn.Module):
         self.register_buffer("middle", torch.tensor(known.mean)[[i for pose in layout.poses for i in pose[:3]]])
         self.register_buffer("level", torch.tensor(known.mean)[list(layout.constants)])
         self.register_buffer("rest", torch.tensor(known.mean)[list(layout.free)])
-        self.scale = Standardize(statistics.state)
-        self.pose = plain_mlp(3 * states, width, 4, len(layout.free))
+        self.pose = Kinematics(statistics.state, width, len(layout.free))
         self.reader = mlp(look, width, 2, sum(self._read_parts))
         self.gain = mlp(look + sum(self._read_parts), width, 1, objects + 1)
         self.contact = Contact(layout, statistics.state, width, depth)
@@ -133,8 +132,7 @@ class Slots(nn.Module):
 
     def gripper(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b f"]:
         """What moves with the arm, metres: forward kinematics."""
-        posture = torch.cat([self.scale(state), state.sin(), state.cos()], -1)
-        return self.rest + NEAR * self.pose(posture).float()
+        return self.rest + NEAR * self.pose(state).float()
 
     def show(self, state: Float[Tensor, "*b s"], slots: Float[Tensor, "*b w"]) -> Float[Tensor, "*b f"]:
         """What networks read of w."""

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from worldlab.dynamics.contact import NEAR, Contact, plain_mlp
+from worldlab.dynamics.contact import NEAR, Contact, Kinematics, plain_mlp
 from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.layout import Layout, World, stack
 from worldlab.errors import UsageError
@@ -68,7 +68,7 @@ class StateModel(nn.Module):
         width, depth = config.width, config.depth
         self.arm = plain_mlp(arm + len(spec.action), width, depth, 2 * states + free)
         self.linear = nn.Linear(arm + len(spec.action), states)
-        self.pose = plain_mlp(3 * states, width, 4, free)
+        self.pose = Kinematics(statistics.state, width, free)
         self.contact = Contact(layout, statistics.state, width, depth)
         world = arm + len(layout.constants)
         self.part = plain_mlp(world + seen + 3, width // 2, 2, width // 2)
@@ -198,12 +198,8 @@ class StateModel(nn.Module):
         velocity = std * moved
         state = world.state + velocity
         # What the pose of the arm explains moves with it, so that it cannot drift away over a long dream.
-        carried = self._pose(state) - self._pose(world.state) + STEP * free
+        carried = self.pose(state) - self.pose(world.state) + STEP * free
         return replace(world, state=state, velocity=velocity, free=world.free + self.scale_free.std * carried)
-
-    def _pose(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b f"]:
-        """What the state alone says of the free columns, in standard deviations: forward kinematics."""
-        return self.pose(torch.cat([self.scale_state(state), state.sin(), state.cos()], -1))
 
     def _rows(self, batch: Trajectory) -> Float[Tensor, "b t d"]:
         """Every row as a belief; the first row of a window is taken to be at rest."""
