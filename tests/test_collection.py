@@ -3,13 +3,17 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
+import torch
 from episodes import assert_equal
 
+from worldlab import envs
 from worldlab.collection import Recipe, collect
 from worldlab.datasets import EpisodeStore
 from worldlab.errors import UsageError
+from worldlab.rollout import observation
 
 pytestmark = pytest.mark.slow
 
@@ -50,10 +54,29 @@ def test_a_killed_collection_keeps_what_was_written_and_goes_on(alone, tmp_path)
         assert_equal(ours, theirs)
 
 
-def test_episodes_without_the_experts_labels_are_refused_before_they_are_collected(alone):
+def test_whoever_acts_the_expert_says_what_it_would_have_done(alone, tmp_path):
+    path = str(tmp_path / "x.zarr")
+    collect(replace(RECIPE, policy="random"), path, 2, workers=1)
+    store = EpisodeStore(path)
+    assert store.spec == alone.spec
+    env = envs.make(RECIPE.env, 1, size=RECIPE.size, threads=1)
+    expert = env.expert()
+    env.reset(seed=int(store.seeds[0]))
+    expert.reset([0])
+    episode = store[0]
+    for t in range(len(episode.action) - 1):
+        now = observation(env.observe()[0], ("",))
+        assert torch.equal(episode.privileged[t, -6:], expert.act(now)[0, 0])
+        env.step(episode.action[t : t + 1].numpy())
+
+
+def test_episodes_with_other_privileged_columns_are_refused_before_they_are_collected(tmp_path):
+    spec = RECIPE.world(1, 1).contract
+    unlabelled = replace(spec, privileged=spec.privileged[:-6])
+    EpisodeStore.create(str(tmp_path / "x.zarr"), unlabelled, {}).close()
     with pytest.raises(UsageError, match=r"other privileged columns .* \(expert\.elbow_flex\.pos, "):
-        collect(Recipe(env=RECIPE.env, policy="random", size=16, n=2), alone.path, 2, workers=1)
-    assert len(EpisodeStore(alone.path)) == 12
+        collect(RECIPE, str(tmp_path / "x.zarr"), 2, workers=1)
+    assert not (tmp_path / "x.zarr.part0").exists()
 
 
 def test_episodes_of_another_kind_are_refused(alone):

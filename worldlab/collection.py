@@ -54,16 +54,17 @@ class Recipe:
     def world(self, n: int, threads: int) -> Environment:
         """The environments, whose physics runs on so many threads (0: one per core)."""
         world = envs.make(self.env, n=n, size=self.size, threads=threads)
-        return ExpertLabels(world) if self.policy == "expert" and isinstance(world, MujocoVectorEnv) else world
+        return ExpertLabels(world) if isinstance(world, MujocoVectorEnv) else world
 
     def actor(self, world: Environment) -> Policy:
         """The policy for these environments."""
-        if isinstance(world, ExpertLabels):
-            return world.env.expert(noise=self.noise)
+        acting = world.env if isinstance(world, ExpertLabels) else world
+        if self.policy == "expert" and isinstance(acting, MujocoVectorEnv):
+            return acting.expert(noise=self.noise)
         from worldlab import players
         from worldlab.training import pick_device
 
-        return players.load(self.policy, world, str(pick_device("auto")))
+        return players.load(self.policy, acting, str(pick_device("auto")))
 
 
 class Recorder:
@@ -164,7 +165,7 @@ def _open(out: str, spec: Spec, about: dict[str, Json]) -> datasets.EpisodeStore
     store = datasets.EpisodeStore(out)
     store.spec.check(spec, ("store", "environment"))
     if store.spec.privileged != spec.privileged:
-        # The expert's labels, mostly. Found out only when the parts are merged, it would cost the whole collection.
+        # Found out only when the parts are merged, it would cost the whole collection.
         apart = ", ".join(sorted(set(store.spec.privileged) ^ set(spec.privileged)))
         raise UsageError(
             f"'{out}' holds other privileged columns than this policy records ({apart}); use another store."

@@ -19,7 +19,8 @@ class ExpertLabels(gymnasium.vector.VectorEnv):
     """An environment whose privileged columns end with the expert's clean action, `expert.<action name>`.
 
     A disturbed demonstration (DART, Laskey et al. 2017) is then one trajectory for both kinds of model: `action` is
-    what was executed, which a world model must know, and `expert.*` is what a policy should imitate.
+    what was executed, which a world model must know, and `expert.*` is what a policy should imitate. Whoever acts, the
+    labels are the expert's (DAgger, Ross et al. 2011), so that a planner's episodes may join an expert's.
     """
 
     def __init__(self, env: MujocoVectorEnv) -> None:
