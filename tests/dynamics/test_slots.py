@@ -65,6 +65,7 @@ def test_what_is_not_touched_stays(slots, data):
     w, _ = believed(slots, data, data.privileged)
     state = data.obs.state
     assert not torch.equal(slots.move(w, state, state + 0.1), w)
+    torch.testing.assert_close(slots.move(w, state, state), w)
     with torch.no_grad():
         slots.contact.net[-1].bias[0] = -1e4
         slots.contact.net[-1].weight[0] = 0
