@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldlab import datasets, dynamics
+from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError, unknown
 from worldlab.protocols import Environment, Observable, Policy
 from worldlab.runs import Run
@@ -16,6 +17,10 @@ from worldlab.trajectory import Observation, Spec
 PLAN = "plan"
 RECORDED = "recorded:"
 LEAN = "lean:"
+SIMULATOR = "simulator"
+"""Named in place of a run, a planner dreams in the simulator itself."""
+FUTURES = 256
+"""Simulated at once then."""
 OPTIONS = ("cem", "mppi", "zone")
 """What may follow `plan`: how to search (cem by default), and for what (the model's imagined reward by default)."""
 
@@ -26,7 +31,8 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
     Args:
         name: what `worldlab.policies.load` takes, or "plan:RUN" for a planner with the world model of a run, which
             searches by the cross-entropy method for the most imagined reward; "plan.mppi:RUN" searches by path
-            integrals, and "plan.zone:RUN" for the hand-written cost of pushing the target object into the zone.
+            integrals, and "plan.zone:RUN" for the hand-written cost of pushing the target object into the zone; with
+            "simulator" for RUN, what the simulator says of the future takes the place of what a model does.
             "recorded:STORE" does again what was done in the episodes of a store, from the same starts. "lean:RUN" is
             the policy of a run in bf16 on a CPU (`worldlab.policies.lean`).
         env: whose expert, whose action range or whose privileged state is needed.
@@ -53,13 +59,26 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
     for option in options:
         if option not in OPTIONS:
             raise unknown("way to plan", option, OPTIONS)
-    model = dynamics.load(run, device)
+    model = _simulator(env) if run == SIMULATOR else dynamics.load(run, device)
     return dynamics.Planner(
         model,
         dynamics.MPPI() if "mppi" in options else dynamics.CEM(),
         dynamics.ToZone(model.spec) if "zone" in options else dynamics.mean_reward,
         env if isinstance(env, Observable) else None,
     )
+
+
+def _simulator(env: Environment) -> dynamics.Simulator:
+    """The simulator of an environment as a world model.
+
+    Raises:
+        UsageError: it is not one of our own.
+    """
+    if not isinstance(env, MujocoVectorEnv):
+        raise UsageError(
+            "only the tasks of worldlab can be planned in the simulator itself, for example worldlab/Push-v0."
+        )
+    return dynamics.Simulator(env.spare(FUTURES))
 
 
 def run_of(name: str) -> tuple[Path, str]:

@@ -12,6 +12,7 @@ from worldlab.dynamics.objectives import ToZone, mean_reward
 from worldlab.dynamics.planners import CEM, MPPI, Planner
 from worldlab.dynamics.rssm import RSSM
 from worldlab.dynamics.rssm_config import RSSMConfig
+from worldlab.dynamics.simulator import Simulator
 from worldlab.dynamics.state_model import StateModel, StateModelConfig
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
@@ -29,6 +30,7 @@ __all__ = [
     "ModelConfig",
     "Planner",
     "RSSMConfig",
+    "Simulator",
     "StateModel",
     "StateModelConfig",
     "ToZone",

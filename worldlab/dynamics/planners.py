@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldlab.dynamics.objectives import Objective, mean_reward
-from worldlab.protocols import Indexable, Observable, Sketching, WorldModel
+from worldlab.protocols import Indexable, Observable, Restorable, Sketching, WorldModel
 from worldlab.seeding import generator
 from worldlab.trajectory import Observation, Spec, Trajectory
 
@@ -113,8 +113,8 @@ class Planner[S: Indexable]:
             model: only sketches its dreams if it can.
             search: how; `CEM()` if None.
             objective: what is wanted of a dream.
-            env: where the planner reads the privileged state, for a model that cannot do without. It is the
-                environment that is acted in, and no such plan can be made outside a simulator.
+            env: where the planner reads the privileged state or the physics, for a model that cannot do without. It
+                is the environment that is acted in, and no such plan can be made outside a simulator.
         """
         self.model, self.search, self.objective, self.env = model, search or CEM(), objective, env
         self._imagine = model.sketch if isinstance(model, Sketching) else model.imagine
@@ -130,7 +130,7 @@ class Planner[S: Indexable]:
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed, with no plan and no past."""
         self._seeds, self._step = tuple(seeds), 0
-        self._seen: list[tuple[Observation, Tensor | None]] = []
+        self._seen: list[tuple[Observation, Tensor | None, Tensor | None]] = []
         self._done: list[Tensor] = []
         self._plan: Tensor | None = None
         self.rounds: list[int] = []
@@ -139,7 +139,7 @@ class Planner[S: Indexable]:
     def act(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
         """The first action of the best plan from here."""
         known, over = self._look(len(obs.state))
-        self._seen.append((obs, known))
+        self._seen.append((obs, known, self.env.physics if isinstance(self.env, Restorable) else None))
         self._seen, self._done = self._seen[-self.search.context :], self._done[-self.search.context + 1 :]
         action = torch.zeros(len(over), self.search.horizon, len(self._low)) if self._plan is None else self._plan
         if going := [i for i, done in enumerate(over) if not done]:
@@ -232,9 +232,10 @@ class Planner[S: Indexable]:
 
     def _context(self) -> Trajectory:
         """What was seen and done last; the last row is the present, in which nothing has been done yet."""
-        seen = [obs for obs, _ in self._seen]
+        seen = [obs for obs, *_ in self._seen]
         done = [*self._done, torch.zeros(len(self._seeds), len(self._low))]
-        known = [row for _, row in self._seen if row is not None]
+        known = [row for _, row, _ in self._seen if row is not None]
+        physics = [row for *_, row in self._seen if row is not None]
         blank = torch.zeros(len(self._seeds), len(seen))
         return Trajectory(
             obs=Observation(
@@ -247,6 +248,7 @@ class Planner[S: Indexable]:
             terminated=blank.bool(),
             success=blank.bool(),
             valid=~blank.bool(),
+            physics=torch.stack(physics, 1) if physics else None,
             privileged=torch.stack(known, 1) if known else None,
         )
 

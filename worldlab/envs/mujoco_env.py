@@ -73,7 +73,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         meshes: bool,
         variation: Mapping[str, float],
     ) -> None:
-        self.objective = task
+        self.objective, self._threads = task, threads
         self.num_envs = n
         self.model = Scene(task.zone, meshes).compile()
         self.contract = contract(task, size, cameras)
@@ -172,6 +172,13 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
     def expert(self, noise: float = 0.0) -> Expert:
         """The scripted policy of this environment; `noise` from 0 to 1 disturbs it (see `Expert`)."""
         return Expert(self, noise)
+
+    def spare(self, n: int) -> "MujocoVectorEnv":
+        """So many more simulations of the same task and variation, without cameras."""
+        size = next(iter(self.contract.cameras.values()), (1, 1))
+        return MujocoVectorEnv(
+            self.objective, n, size=size, cameras=(), threads=self._threads, meshes=False, variation=self._variation
+        )
 
     def render(self) -> tuple[UInt8[Picture, "h w 3"], ...]:
         """A picture of each table from the front camera, 360 x 480 pixels."""
