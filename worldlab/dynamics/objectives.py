@@ -15,6 +15,8 @@ type Objective = Callable[[Trajectory], Float[Tensor, " n"]]
 
 BEHIND = 0.03
 """How far behind an object the fingertips push it from, metres."""
+CLEAR = 0.009
+"""How high over the table fingertips should stay, metres: pressed against it, an arm does not go where it is told."""
 JAWS = "gripper.pos"
 """The joint that closes them."""
 SHUT = -0.15
@@ -31,15 +33,18 @@ class ToZone:
     """Push the target object into the zone: a shaped cost, written by hand for a simulator's privileged state.
 
     The task's own reward draws the fingertips to the object from whichever side is nearest; this one also says that
-    they belong behind it as seen from the zone, and low, with the jaws closed. Metres, mean over the dream.
+    they belong behind it as seen from the zone, low but off the table, with the jaws closed. Metres, mean over the
+    dream.
     """
 
     spec: Spec
     """Names the columns of `Trajectory.privileged`."""
     aim: float = 3.0
     """Weight of the object's distance from the zone, against that of the fingertips from where they push."""
-    fist: float = 0.02
-    """Metres that a radian of open jaws is worth."""
+    fist: float = 0.3
+    """Metres that a radian of open jaws is worth: open, they rake and brace, which no model learns from fists."""
+    lift: float = 5.0
+    """Weight of how far the fingertips are below `CLEAR`."""
 
     def __post_init__(self) -> None:
         if not self.fits(self.spec):
@@ -59,7 +64,8 @@ class ToZone:
         behind = torch.cat([cube[..., :2] - BEHIND * way / left.clamp(min=1e-6), cube[..., 2:]], -1)
         astray = (gripper - behind).norm(dim=-1)
         jaws = dream.obs.state[..., self.spec.state.index(JAWS)].clamp(min=SHUT) - SHUT
-        return -(self.aim * left[..., 0] + astray + self.fist * jaws).mean(1)
+        pressed = (CLEAR - gripper[..., 2]).clamp(min=0)
+        return -(self.aim * left[..., 0] + astray + self.fist * jaws + self.lift * pressed).mean(1)
 
     def _place(self, dream: Trajectory, body: str) -> Float[Tensor, "n t 3"]:
         assert dream.privileged is not None
