@@ -16,7 +16,7 @@ def lab(tmp_path_factory):
     root = tmp_path_factory.mktemp("lab")
     main(["collect", "worldlab/Reach-v0", "--episodes", "6", "--n", "4", "--noise", "0.1", "--out", f"{root}/x.zarr"])
     main(["train", "flow-reach", "--data", f"{root}/x.zarr", "--out", f"{root}/flow", "--steps", "2"])
-    main(["train", "state-reach", "--data", f"{root}/x.zarr", "--out", f"{root}/world", "--steps", "2"])
+    main(["train", "state-reach", "--data", f"{root}/x.zarr", "--out", f"{root}/world", "--steps", "2", "--batch", "4"])
     return root
 
 
@@ -47,6 +47,13 @@ def test_verbs_end_with_a_line_or_with_json(lab, capsys):
     assert "No difference" in capsys.readouterr().out
     main(["list", "presets"])
     assert "flow-lift" in capsys.readouterr().out
+
+
+def test_a_preset_gives_way_to_what_is_asked_for(lab):
+    from worldlab.runs import Run
+
+    ours, theirs = (Run.open(lab / name).config["recipe"] for name in ("world", "flow"))
+    assert (ours["fit"]["steps"], ours["windows"]["batch"], theirs["windows"]["batch"]) == (2, 4, 32)
 
 
 def test_collecting_again_appends_unseen_seeds(lab, tmp_path, capsys):

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from worldlab import datasets, dynamics, envs, lerobot_programs, workbench
 from worldlab import eval as evaluation
+from worldlab.changes import Changes
 from worldlab.collection import Recipe
 from worldlab.demo_report import HORIZON, Findings, Shot, write
 from worldlab.eval.counterfactual import CounterfactualResult
@@ -82,7 +83,12 @@ def _train(name: str, out: Path, minutes: float, seed: int, device: Device) -> d
         shown = nullcontext() if name == HEADS[0] else redirect_stderr(log)
         with shown:
             outcome = workbench.train(
-                f"{name}-reach", out / "reach.zarr", out / name, minutes=minutes, seed=seed, device=device
+                f"{name}-reach",
+                out / "reach.zarr",
+                out / name,
+                changes=Changes(minutes=minutes),
+                seed=seed,
+                device=device,
             )
     return dict(outcome.values)
 
@@ -126,7 +132,12 @@ def _dream(out: Path, minutes: float, seed: int, device: Device) -> tuple[dict[s
     for noise in (0.5, 1.0, 1.5, 2.0):
         workbench.collect(Recipe(env=PUSH, noise=noise, keep_failures=True), 96, out / "push.zarr", seed=seed)
     trained = workbench.train(
-        "state-push", out / "push.zarr", out / "world-model", minutes=minutes, seed=seed, device=device
+        "state-push",
+        out / "push.zarr",
+        out / "world-model",
+        changes=Changes(minutes=minutes),
+        seed=seed,
+        device=device,
     )
     store = datasets.EpisodeStore(out / "push.zarr")
     unseen = workbench.unseen(store, Run.open(out / "world-model"))

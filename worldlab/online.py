@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from worldlab import datasets, dynamics, envs
+from worldlab.changes import Changes
 from worldlab.collection import FIRST_SEED
 from worldlab.creation import create_model
 from worldlab.errors import UsageError
@@ -109,8 +110,7 @@ def train_online(
     env: str,
     out: Path,
     *,
-    env_steps: int | None = None,
-    ratio: float | None = None,
+    changes: Changes | None = None,
     resume: bool = False,
     seed: int = 0,
     device: Device = "auto",
@@ -119,12 +119,7 @@ def train_online(
     recipe = preset(name)
     if recipe.online is None:
         raise UsageError(f"'{name}' learns from a store; give --data instead of --env.")
-    online = recipe.online
-    if env_steps is not None:
-        online = replace(online, env_steps=env_steps)
-    if ratio is not None:
-        online = replace(online, ratio=ratio)
-    recipe = replace(recipe, online=online, fit=replace(recipe.fit, seed=seed))
+    recipe = (changes or Changes()).under(recipe, seed)
     return train_recipe(recipe, name, env, out, resume=resume, device=device)
 
 

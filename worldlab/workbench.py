@@ -6,7 +6,7 @@ Policies and presets are imported where they are used: `collect` and `view` need
 import json
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldlab import collection, datasets, envs, players
 from worldlab import eval as evaluation
+from worldlab.changes import Changes
 from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
@@ -77,21 +78,12 @@ def collect(recipe: collection.Recipe, episodes: int, out: str | Path, *, worker
     return Outcome(line, values)
 
 
-def _with_budget(config: "TrainConfig", steps: int | None, minutes: float | None, seed: int) -> "TrainConfig":
-    """The recipe with another budget, where one was given, and the seed."""
-    fitting = replace(config.fit, seed=seed)
-    if steps is not None or minutes is not None:
-        fitting = replace(fitting, steps=steps, minutes=minutes)
-    return replace(config, fit=fitting)
-
-
 def train(
     name: str,
     data: str | Path,
     out: Path,
     *,
-    steps: int | None = None,
-    minutes: float | None = None,
+    changes: Changes | None = None,
     resume: bool = False,
     trunk: Trunk | None = None,
     seed: int = 0,
@@ -102,7 +94,7 @@ def train(
 
     pick_device(device)
     trunk = trunk or Trunk()
-    config = _with_budget(trunk.under(preset(name)), steps, minutes, seed)
+    config = (changes or Changes()).under(trunk.under(preset(name)), seed)
     return train_recipe(config, name, data, out, resume=resume, device=device, ancestor=trunk.ancestor())
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, override
 import tyro
 from tyro.conf import Positional
 
+from worldlab.changes import Changes
 from worldlab.errors import UsageError
 from worldlab.trunk import Trunk
 from worldlab.verbs.verb import Verb
@@ -43,14 +44,8 @@ class Train(Verb):
     """The store to train on."""
     env: str | None = None
     """Or the environment to act in meanwhile, for dreamer presets; what happens there is kept in OUT/replay.zarr."""
-    env_steps: int | None = None
-    """Budget in control steps of --env, action repeats included, instead of the preset's."""
-    ratio: float | None = None
-    """Rows trained on for every row collected in --env, instead of the preset's."""
-    steps: int | None = None
-    """Budget in steps, instead of the preset's."""
-    minutes: float | None = None
-    """Budget in minutes, instead of the preset's."""
+    changes: Annotated[Changes, tyro.conf.arg(name="")] = field(default_factory=Changes)
+    """Another budget than the preset's."""
     resume: bool = False
     """Go on from the checkpoint in --out."""
     trunk: Annotated[Trunk, tyro.conf.arg(name="")] = field(default_factory=Trunk)
@@ -64,14 +59,13 @@ class Train(Verb):
 
         if self.data is None:
             raise UsageError("give --data STORE to train on, or --env ENV to act in meanwhile (dreamer presets).")
-        if self.env_steps is not None or self.ratio is not None:
+        if self.changes.of_acting:
             raise UsageError("--env-steps and --ratio go with --env.")
         return train(
             self.preset,
             self.data,
             self.out,
-            steps=self.steps,
-            minutes=self.minutes,
+            changes=self.changes,
             resume=self.resume,
             trunk=self.trunk,
             seed=self.seed,
@@ -81,7 +75,7 @@ class Train(Verb):
     def _online(self, env: str) -> "Outcome":
         from worldlab.online import train_online
 
-        if self.data is not None or self.steps is not None or self.minutes is not None or self.trunk != Trunk():
+        if self.data is not None or self.changes.of_a_store or self.trunk != Trunk():
             raise UsageError(
                 "--env takes --env-steps and --ratio; --data, --steps, --minutes and trunks are of --data."
             )
@@ -89,8 +83,7 @@ class Train(Verb):
             self.preset,
             env,
             self.out,
-            env_steps=self.env_steps,
-            ratio=self.ratio,
+            changes=self.changes,
             resume=self.resume,
             seed=self.seed,
             device=self.device,
