@@ -253,13 +253,15 @@ def test_one_batch_can_be_learnt_by_heart(name, tmp_path):
     spec = COUNT_SPEC if name == "state" else TABLE_SPEC
     model = dynamics.create(scrambled.config, spec, statistics(data))
     batch = data.rows(0, 3)
+    for frames in batch.obs.images.values():  # noise is not what a decoder is for
+        frames[:] = frames[:, :, :1, :1]
     _, before = model.loss(batch)
 
     class Same:
         def __getitem__(self, step):
             return batch
 
-    config = FitConfig(steps=150, learning_rate=3e-3, clip=100.0)
+    config = FitConfig(steps=250, learning_rate=3e-3, clip=100.0)
     fit(model, Same(), config, Run.create(tmp_path / "run", model.describe()), device="cpu", show=False)
     _, after = model.loss(batch)
     # A two-hot number keeps its entropy, and divergences their free bits; a probe does not shape what it reads.

@@ -5,18 +5,27 @@ import math
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
+from torch.nn import functional
 
 CHUNK = 256
 """Frames drawn at once, which bounds the memory of long dreams."""
 PATCH = 4
-"""Pixels along the side of what one cell of the finest grid draws."""
+"""Pixels along the side of what one cell of the grid draws."""
+POINTS = 32
+"""Of each camera."""
+SHADES = 2
+"""Numbers that a point tells the cells beside where it is."""
+SHARPEST = 0.08
+"""The smallest standard deviation of a point, where a picture is 2 wide."""
+SPREAD = 0.25
+"""How much larger it may be."""
 
 
 class FrameDecoder(nn.Module):
-    """A small patch decoder per camera, added to a learnt background."""
+    """A small decoder per camera, added to a learnt background."""
 
     def __init__(self, features: int, cameras: dict[str, tuple[int, int]], width: int) -> None:
-        """`width` is the number of channels of the grids."""
+        """`width` is that of the layers which draw a patch."""
         super().__init__()
         self.cameras = dict(cameras)
         self.branches = nn.ModuleDict({name: _Branch(features, size, width) for name, size in cameras.items()})
@@ -51,29 +60,51 @@ class FrameDecoder(nn.Module):
 
 
 class _Branch(nn.Module):
-    """One camera: a coarse grid, doubled with convolutions up to one cell per patch, and a patch from each cell."""
+    """One camera: soft points whose places are computed from what is to be drawn, and a patch from each cell of a grid.
+
+    The inverse of the encoder's spatial softmax (Jakab et al. 2018, "Unsupervised Learning of Object Landmarks through
+    Conditional Image Generation"). A cell knows of each point how near it is and where it lies from there, so what
+    moves is drawn by moving a point; a decoder that must switch pixels on and off instead draws smears for long.
+    """
+
+    across: Tensor
+    down: Tensor
 
     def __init__(self, features: int, size: tuple[int, int], width: int) -> None:
         super().__init__()
-        doublings = max(0, round(math.log2(min(size) / (4 * PATCH))))
         self.size = size
-        self.base = [math.ceil(pixels / (PATCH * 2**doublings)) for pixels in size]
-        self.grid = nn.Sequential(
-            nn.Linear(features, 4 * width), nn.SiLU(), nn.Linear(4 * width, 2 * width * self.base[0] * self.base[1])
+        rows, columns = (math.ceil(pixels / PATCH) for pixels in size)
+        self.register_buffer("down", _centres(rows), persistent=False)
+        self.register_buffer("across", _centres(columns), persistent=False)
+        self.points = nn.Sequential(
+            nn.Linear(features, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU()
         )
-        self.up = nn.Sequential(
-            *[
-                layer
-                for i in range(doublings)
-                for layer in (nn.SiLU(), nn.ConvTranspose2d(width * (1 if i else 2), width, 4, stride=2, padding=1))
-            ]
-        )
-        self.patch = nn.Sequential(
-            nn.SiLU(), nn.Conv2d(width if doublings else 2 * width, 3 * PATCH**2, 1), nn.PixelShuffle(PATCH)
+        self.place = nn.Linear(4 * width, POINTS * (3 + SHADES))
+        with torch.no_grad():  # all over the picture, and small
+            self.place.bias.view(POINTS, -1)[:, :2].uniform_(-1, 1)
+            self.place.bias.view(POINTS, -1)[:, 2] = -1
+        self.cell = nn.Sequential(
+            nn.Linear(POINTS * (3 + SHADES), width),
+            nn.SiLU(),
+            nn.Linear(width, width),
+            nn.SiLU(),
+            nn.Linear(width, 3 * PATCH**2),
         )
         self.background = nn.Parameter(torch.full((3, *size), 0.5))
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n 3 _ _"]:
-        cells = self.grid(features).unflatten(1, (-1, *self.base))
+        x, y, spread, *shades = self.place(self.points(features)).unflatten(1, (POINTS, -1))[:, None].unbind(-1)
+        spread = SHARPEST + SPREAD * spread.sigmoid()
+        across, down = (self.across[:, None] - x) / spread, (self.down[:, None] - y) / spread
+        # A round bump is the product of one across and one down: exponentials of rows and columns, not of cells.
+        column, row = (-0.5 * across.square()).exp(), (-0.5 * down.square()).exp()
+        columns = torch.cat([column, column * across, column, *(column * shade for shade in shades)], -1)
+        rows = torch.cat([row, row, row * down, *(row for _ in shades)], -1)
+        patches = self.cell(rows[:, :, None] * columns[:, None]).permute(0, 3, 1, 2)
         height, width = self.size
-        return self.background + self.patch(self.up(cells))[:, :, :height, :width]
+        return self.background + functional.pixel_shuffle(patches, PATCH)[:, :, :height, :width]
+
+
+def _centres(cells: int) -> Float[Tensor, " cells"]:
+    """Where the cells of an axis are, from -1 to 1."""
+    return (torch.arange(cells) + 0.5) / cells * 2 - 1

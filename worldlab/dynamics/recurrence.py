@@ -39,7 +39,7 @@ class Size:
     units: int
     """Width of the heads."""
     channels: int
-    """Of the encoder's stem; the decoder's grids have twice as many."""
+    """Of the encoder's stem; the decoder's layers are four times as wide."""
     blocks: int = 8
     """Diagonal blocks of the GRU."""
 

@@ -65,7 +65,7 @@ class RSSM(nn.Module):
         self.state_head = mlp(self.width, size.units, 2, len(spec.state))
         names = () if config.slots else self.spec.privileged
         self.world_head = PrivilegedHead(names, known, self.width, size.units) if names else None
-        self.decoder = FrameDecoder(self.width, self.spec.cameras, 2 * size.channels)
+        self.decoder = FrameDecoder(self.width, self.spec.cameras, 4 * size.channels)
 
     def describe(self) -> dict[str, Json]:
         """Everything but the weights that `load` needs."""

@@ -35,8 +35,8 @@ class StateModelConfig:
     """Steps imagined in training; every row of a window that has so many after it is a start."""
     frames: int = 8
     """Frames drawn per training step; drawing is trained beside the dynamics and does not shape it."""
-    draw_width: int = 48
-    """Channels of the frame decoder."""
+    draw_width: int = 64
+    """Width of the frame decoder's layers."""
     focus: float = 20.0
     """How much more a pixel weighs that differs by its whole range from the mean frame."""
 
