@@ -96,7 +96,7 @@ class Eval(Verb):
 
     policy: Positional[str]
     """A run folder, expert, random, lerobot:DIR, recorded:STORE, lean:RUN (bf16), or plan:RUN to plan with a world
-    model (plan.mppi:, plan.zone:)."""
+    model (plan.mppi:, plan.zone:) or with the simulator (plan:simulator)."""
     env: str
     """Environment id."""
     episodes: int = 100
