@@ -11,6 +11,7 @@ of the next frame). Here all renderers live in one context.
 import ctypes
 import functools
 import weakref
+from collections import deque
 
 import mujoco
 import numpy as np
@@ -26,9 +27,15 @@ def _gl() -> mujoco.GLContext:  # pyright: ignore[reportInvalidTypeForm] (which 
     return context
 
 
-def _free(context: mujoco.MjrContext) -> None:
+_forgotten: deque[mujoco.MjrContext] = deque()
+"""Of renderers that are gone. Python may collect them in a thread in which the GL context is not current."""
+
+
+def _enter() -> None:
+    """Make the GL context current, and free in it what was forgotten."""
     _gl().make_current()
-    context.free()
+    while _forgotten:
+        _forgotten.pop().free()
 
 
 class Renderer:
@@ -49,9 +56,9 @@ class Renderer:
         self._scene = mujoco.MjvScene(model, maxgeom=10_000)
         for flag in (mujoco.mjtRndFlag.mjRND_SHADOW, mujoco.mjtRndFlag.mjRND_REFLECTION):
             self._scene.flags[flag] = False
-        _gl().make_current()
+        _enter()
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        weakref.finalize(self, _free, self._context).atexit = False
+        weakref.finalize(self, _forgotten.append, self._context).atexit = False
 
     def draw(self, model: mujoco.MjModel, data: mujoco.MjData, camera: mujoco.MjvCamera) -> NDArray[np.uint8]:
         """What `camera` sees: RGB, (h, w, 3).
@@ -61,7 +68,7 @@ class Renderer:
         everything = mujoco.mjtCatBit.mjCAT_ALL
         mujoco.mjv_updateScene(model, data, self._option, None, camera, everything, self._scene)
         pixels = np.empty((self._rect.height, self._rect.width, 3), np.uint8)
-        _gl().make_current()
+        _enter()
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
         mujoco.mjr_render(self._rect, self._scene, self._context)
         mujoco.mjr_readPixels(pixels, None, self._rect, self._context)
