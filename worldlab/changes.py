@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from worldlab.errors import UsageError
+
 if TYPE_CHECKING:
     from worldlab.presets import TrainConfig
 
@@ -33,7 +35,14 @@ class Changes:
         return self.steps is not None or self.minutes is not None
 
     def under(self, config: "TrainConfig", seed: int) -> "TrainConfig":
-        """The recipe with this budget and this seed."""
+        """The recipe with this budget and this seed.
+
+        Raises:
+            UsageError: something is not above zero.
+        """
+        for name, value in vars(self).items():
+            if value is not None and value <= 0:
+                raise UsageError(f"--{name.replace('_', '-')} must be above zero; got {value}.")
         fit, windows, online = replace(config.fit, seed=seed), config.windows, config.online
         if self.of_a_store:
             fit = replace(fit, steps=self.steps, minutes=self.minutes)

@@ -1,9 +1,10 @@
-"""The one loop that meets policies and environments, real or imagined."""
+"""The one loop that meets policies and environments, real or imagined; and the other, that branches a simulator."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Float, Float64
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -116,3 +117,56 @@ def rollout(
             if not alive.any():
                 break
     return record.trajectory()
+
+
+def branch(
+    env: Environment,
+    physics: Float64[Tensor, "n p"],
+    action: Float[Tensor, "n t a"],
+    task: Sequence[str] | None = None,
+    cameras: Sequence[str] | None = None,
+) -> tuple[Trajectory, Float64[Tensor, "n p"]]:
+    """What follows actions from saved states, as many at once as the environment has simulations.
+
+    Args:
+        env: is restored; whatever went on there is lost.
+        physics: where each branch begins.
+        action: of each branch.
+        task: instruction of each branch; None leaves them blank.
+        cameras: whose frames are kept; None is all.
+
+    Returns:
+        Row t is the consequence of action[t], and not valid if the branch had ended before; and the states at the end.
+
+    Raises:
+        UsageError: the environment cannot be restored.
+    """
+    if not isinstance(env, Restorable):
+        raise UsageError("this environment cannot be restored to a saved state, so it cannot be branched.")
+    task = ("",) * len(action) if task is None else tuple(task)
+    waves: list[dict[str, Tensor]] = []
+    for begin in range(0, len(action), env.num_envs):
+        n = min(env.num_envs, len(action) - begin)
+        who = begin + torch.arange(env.num_envs).clamp(max=n - 1)  # spare simulations do what the last one does
+        env.restore(physics[who], tuple(task[i] for i in who.tolist()))
+        running, rows = torch.ones(n, dtype=torch.bool), list[dict[str, Tensor]]()
+        for now in action[who].unbind(1):
+            raw, reward, terminated, truncated, info = env.step(now.numpy())
+            row = {
+                "state": torch.as_tensor(np.array(raw["state"], np.float32)),
+                "reward": torch.as_tensor(reward).float(),
+                "terminated": torch.as_tensor(terminated),
+                "success": torch.as_tensor(np.asarray(info["success"], bool)),
+            }
+            if "privileged" in info:
+                row["privileged"] = torch.as_tensor(np.array(info["privileged"], np.float32))
+            for name in env.contract.cameras if cameras is None else cameras:
+                row[name] = torch.as_tensor(raw[f"images.{name}"])
+            rows.append({name: x[:n].clone() for name, x in row.items()} | {"valid": running})
+            running = running & ~torch.as_tensor(terminated | truncated)[:n]
+        column = {name: torch.stack([row[name] for row in rows], 1) for name in rows[0]}
+        waves.append(column | {"physics": env.physics[:n].clone()})
+    column = {name: torch.cat([wave[name] for wave in waves]) for name in waves[0]}
+    end = column.pop("physics")
+    images = {name: column.pop(name) for name in list(column) if name in env.contract.cameras}
+    return Trajectory(obs=Observation(images, column.pop("state"), task), action=action, **column), end

@@ -40,8 +40,8 @@ class Kinematics(nn.Module):
 class Contact(nn.Module):
     """One network that all objects share, from an object's place relative to the gripper before and after.
 
-    It is gated, so that what is not touched stays where it is, and nothing moves beside an arm that does not: no data
-    of arms that push show that, and a planner would rest where a cube is expected to come by itself.
+    It is gated, so that what is not touched stays where it is, and nothing moves beside an arm that does not: a network
+    that has learnt from pushes believes that cubes come to a resting arm, and a planner would wait for them.
     """
 
     def __init__(self, layout: Layout, state: Moments, width: int, depth: int) -> None:
@@ -58,15 +58,18 @@ class Contact(nn.Module):
         if objects == 0:
             return after
         joints = self.scale(after.state)[..., None, :]
+        near, near_after = self.near(before), self.near(replace(after, place=before.place))
+        turned = (after.state - before.state)[..., None, :].expand(*near.shape[:-1], after.state.shape[-1])
+        motion = torch.cat([near_after - near, turned], -1).norm(dim=-1, keepdim=True)
         inputs = [
             joints.expand(*joints.shape[:-2], objects, joints.shape[-1]),
-            self.near(before),
-            self.near(replace(after, place=before.place)),
+            near,
+            near_after,
             before.place[..., 2:] / NEAR,
             before.faces,
         ]
         gate, push, spin, pixels = self.net(torch.cat(inputs, -1)).split([1, 3, 3, before.pixels.shape[-1]], -1)
-        touched = self._moving(before, after)[..., None, None] * gate.sigmoid() * before.marks[..., :1]
+        touched = (motion / STILL).tanh() * gate.sigmoid() * before.marks[..., :1]
         return replace(
             after,
             place=before.place + NEAR * touched * push,
@@ -79,9 +82,3 @@ class Contact(nn.Module):
         gripper = list(self.layout.gripper)
         origin = world.free[..., None, gripper] if gripper else 0.0
         return (world.place - origin) / NEAR
-
-    def _moving(self, before: World, after: World) -> Float[Tensor, "*b"]:
-        """From 0, where the arm stands still, to 1."""
-        gripper = list(self.layout.gripper)
-        travel = (after.free - before.free)[..., gripper] / NEAR
-        return torch.cat([travel, after.state - before.state], -1).norm(dim=-1).div(STILL).tanh()

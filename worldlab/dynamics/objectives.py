@@ -43,7 +43,7 @@ class ToZone:
     """Weight of the object's distance from the zone, against that of the fingertips from where they push."""
     fist: float = 0.3
     """Metres that a radian of open jaws is worth: open, they rake and brace, which no model learns from fists."""
-    lift: float = 5.0
+    clearance: float = 5.0
     """Weight of how far the fingertips are below `CLEAR`."""
 
     def __post_init__(self) -> None:
@@ -65,7 +65,7 @@ class ToZone:
         astray = (gripper - behind).norm(dim=-1)
         jaws = dream.obs.state[..., self.spec.state.index(JAWS)].clamp(min=SHUT) - SHUT
         pressed = (CLEAR - gripper[..., 2]).clamp(min=0)
-        return -(self.aim * left[..., 0] + astray + self.fist * jaws + self.lift * pressed).mean(1)
+        return -(self.aim * left[..., 0] + astray + self.fist * jaws + self.clearance * pressed).mean(1)
 
     def _place(self, dream: Trajectory, body: str) -> Float[Tensor, "n t 3"]:
         assert dream.privileged is not None

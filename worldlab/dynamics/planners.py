@@ -6,6 +6,7 @@ et al. 2017), with smooth noise and a warm start (Pinneri et al. 2020, iCEM).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -130,7 +131,7 @@ class Planner[S: Indexable]:
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed, with no plan and no past."""
         self._seeds, self._step = tuple(seeds), 0
-        self._seen: list[tuple[Observation, Tensor | None, Tensor | None]] = []
+        self._seen: list[_Seen] = []
         self._done: list[Tensor] = []
         self._plan: Tensor | None = None
         self.rounds: list[int] = []
@@ -138,8 +139,8 @@ class Planner[S: Indexable]:
 
     def act(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
         """The first action of the best plan from here."""
-        known, over = self._look(len(obs.state))
-        self._seen.append((obs, known, self.env.physics if isinstance(self.env, Restorable) else None))
+        seen, over = self._look(obs)
+        self._seen.append(seen)
         self._seen, self._done = self._seen[-self.search.context :], self._done[-self.search.context + 1 :]
         action = torch.zeros(len(over), self.search.horizon, len(self._low)) if self._plan is None else self._plan
         if going := [i for i, done in enumerate(over) if not done]:
@@ -222,20 +223,21 @@ class Planner[S: Indexable]:
         """The inverse of `_actions`."""
         return action if origin is None else torch.diff(action, dim=-2, prepend=_beside(origin, action)[..., :1, :])
 
-    def _look(self, n: int) -> tuple[Tensor | None, Sequence[bool]]:
-        """What the environment knows of the present, and which episodes have succeeded, so that they need no plan."""
+    def _look(self, obs: Observation) -> tuple["_Seen", Sequence[bool]]:
+        """What is known of the present, and which episodes have succeeded, so that they need no plan."""
         if self.env is None:
-            return None, [False] * n
+            return _Seen(obs, None, None), [False] * len(obs.state)
         info = self.env.observe()[1]
         known = torch.as_tensor(np.array(info["privileged"], np.float32)) if "privileged" in info else None
-        return known, np.asarray(info["success"], bool).tolist()
+        physics = self.env.physics if isinstance(self.env, Restorable) else None
+        return _Seen(obs, known, physics), np.asarray(info["success"], bool).tolist()
 
     def _context(self) -> Trajectory:
         """What was seen and done last; the last row is the present, in which nothing has been done yet."""
-        seen = [obs for obs, *_ in self._seen]
+        seen = [row.obs for row in self._seen]
         done = [*self._done, torch.zeros(len(self._seeds), len(self._low))]
-        known = [row for _, row, _ in self._seen if row is not None]
-        physics = [row for *_, row in self._seen if row is not None]
+        known = [row.privileged for row in self._seen if row.privileged is not None]
+        physics = [row.physics for row in self._seen if row.physics is not None]
         blank = torch.zeros(len(self._seeds), len(seen))
         return Trajectory(
             obs=Observation(
@@ -251,6 +253,14 @@ class Planner[S: Indexable]:
             physics=torch.stack(physics, 1) if physics else None,
             privileged=torch.stack(known, 1) if known else None,
         )
+
+
+class _Seen(NamedTuple):
+    """A row of the past."""
+
+    obs: Observation
+    privileged: Tensor | None
+    physics: Tensor | None
 
 
 def _beside(origin: Float[Tensor, "b a"], moves: Float[Tensor, "b *n t a"]) -> Float[Tensor, "b *n t a"]:

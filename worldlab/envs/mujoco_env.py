@@ -73,7 +73,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         meshes: bool,
         variation: Mapping[str, float],
     ) -> None:
-        self.objective, self._threads = task, threads
+        self.objective, self._threads, self._size = task, threads, size
         self.num_envs = n
         self.model = Scene(task.zone, meshes).compile()
         self.contract = contract(task, size, cameras)
@@ -175,9 +175,14 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
 
     def spare(self, n: int) -> "MujocoVectorEnv":
         """So many more simulations of the same task and variation, without cameras."""
-        size = next(iter(self.contract.cameras.values()), (1, 1))
         return MujocoVectorEnv(
-            self.objective, n, size=size, cameras=(), threads=self._threads, meshes=False, variation=self._variation
+            self.objective,
+            n,
+            size=self._size,
+            cameras=(),
+            threads=self._threads,
+            meshes=False,
+            variation=self._variation,
         )
 
     def render(self) -> tuple[UInt8[Picture, "h w 3"], ...]:
@@ -223,14 +228,9 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
             self._gripper[i] = self._data.site("gripperframe").xpos
             cubes = self._data.qpos[6:].reshape(-1, 7)[:, :3]
             position, rotation = self._data.cam_xpos[camera], self._data.cam_xmat[camera].reshape(3, 3)
-            self._pixels[i] = project(cubes, position, rotation, model.cam_fovy[camera], self._aspect)
+            self._pixels[i] = project(cubes, position, rotation, model.cam_fovy[camera], self._size[1] / self._size[0])
             for name, size in self.contract.cameras.items():
                 self._images[f"images.{name}"][i] = self._draw(model, name, size)
-
-    @property
-    def _aspect(self) -> float:
-        h, w = self.contract.cameras.get("front", (1, 1))
-        return w / h
 
     def _draw(self, model: mujoco.MjModel, camera: str, size: tuple[int, int]) -> UInt8[Picture, "h w 3"]:
         if size not in self._renderers:

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from worldlab.errors import UsageError
 from worldlab.eval.branches import Start
 from worldlab.protocols import Environment, Observable, Policy, Restorable, Sketching, WorldModel
-from worldlab.rollout import observation
+from worldlab.rollout import branch, observation
 from worldlab.seeding import generator
 from worldlab.trajectory import Observation, Spec, Trajectory, stack
 
@@ -21,7 +20,7 @@ def camera_of(spec: Spec) -> str | None:
 
 
 def _empty(shape: tuple[int, int, int], spec: Spec) -> Trajectory:
-    """Room for branches (s, k, t), of which one camera is kept."""
+    """Room for dreams (s, k, t), of which one camera is kept."""
     name = camera_of(spec)
     images = {} if name is None else {name: torch.zeros(*shape, *spec.cameras[name], 3, dtype=torch.uint8)}
     return Trajectory(
@@ -35,47 +34,35 @@ def _empty(shape: tuple[int, int, int], spec: Spec) -> Trajectory:
     )
 
 
+def _physics(start: Start) -> Float64[Tensor, " p"]:
+    """The simulator's state there."""
+    assert start.context.physics is not None
+    return start.context.physics[-1]
+
+
 def _restore(env: Environment, starts: Sequence[Start]) -> None:
     """Put a start into each environment; the spare ones get the first, and what they do is thrown away."""
     assert isinstance(env, Restorable)
     full = [*starts, *[starts[0]] * (env.num_envs - len(starts))]
-    saved = [s.context.physics for s in full]
-    env.restore(torch.stack([p[-1] for p in saved if p is not None]), tuple(s.task for s in full))
-
-
-def _full(env: Environment, actions: Float[Tensor, "n a"]) -> Float[Tensor, "e a"]:
-    """Actions for the spare environments too."""
-    return torch.cat([actions, actions[:1].expand(env.num_envs - len(actions), -1)])
+    env.restore(torch.stack([_physics(s) for s in full]), tuple(s.task for s in full))
 
 
 def simulate(env: Environment, starts: Sequence[Start], actions: Float[Tensor, "s k t a"]) -> Trajectory:
-    """Run every branch in the simulator, as many at once as it has environments.
+    """Run every branch in the simulator.
 
     Returns:
         Leading axes (s, k, t); row t is the consequence of action t, and not valid if the branch had ended before.
     """
-    rolled = _empty((actions.shape[0], actions.shape[1], actions.shape[2]), env.contract)
-    assert rolled.privileged is not None
-    jobs = [(s, k) for s in range(len(starts)) for k in range(actions.shape[1])]
+    camera, branches = camera_of(env.contract), actions.shape[1]
     env.reset(seed=0)
-    for begin in range(0, len(jobs), env.num_envs):
-        wave = jobs[begin : begin + env.num_envs]
-        s, k = (torch.tensor(column) for column in zip(*wave, strict=True))
-        n = len(wave)
-        _restore(env, [starts[i] for i, _ in wave])
-        running = torch.ones(n, dtype=torch.bool)
-        for t in range(actions.shape[2]):
-            raw, reward, terminated, truncated, info = env.step(_full(env, actions[s, k, t]).numpy())
-            rolled.valid[s, k, t], rolled.action[s, k, t] = running, actions[s, k, t]
-            rolled.reward[s, k, t] = torch.as_tensor(reward[:n]).float()
-            rolled.terminated[s, k, t] = torch.as_tensor(terminated[:n])
-            rolled.success[s, k, t] = torch.as_tensor(np.asarray(info["success"], bool)[:n])
-            rolled.obs.state[s, k, t] = torch.as_tensor(np.asarray(raw["state"], np.float32)[:n])
-            rolled.privileged[s, k, t] = torch.as_tensor(np.asarray(info["privileged"], np.float32)[:n])
-            for name, frames in rolled.obs.images.items():
-                frames[s, k, t] = torch.tensor(raw[f"images.{name}"][:n])
-            running = running & ~torch.as_tensor(terminated | truncated)[:n]
-    return rolled
+    rolled, _ = branch(
+        env,
+        torch.stack([_physics(start) for start in starts]).repeat_interleave(branches, 0),
+        actions.flatten(0, 1),
+        [start.task for start in starts for _ in range(branches)],
+        () if camera is None else (camera,),
+    )
+    return rolled.map(lambda x: x.unflatten(0, (len(starts), branches)))
 
 
 def follow(
