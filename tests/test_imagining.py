@@ -27,7 +27,7 @@ def lab(tmp_path_factory):
         store.append(rollout(env.expert(), env, seed=0, max_steps=30), range(4))
         statistics = datasets.statistics(store)
     torch.manual_seed(0)
-    model = dynamics.create(dynamics.StateModelConfig(width=16, draw_width=8), env.contract, statistics)
+    model = dynamics.create(dynamics.StateModelConfig(width=16), env.contract, statistics)
     about = {"data": str(folder / "data" / "push.zarr"), "env": "worldlab/Push-v0", "episodes": 4, "held_out": [0, 2]}
     Run.create(folder / "runs" / "push-model", model.describe() | about).save(model.state_dict())
     return folder

@@ -82,6 +82,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     temporary.replace(path)
 
 
+def described(kind: str, **parts: object) -> dict[str, Json]:
+    """What config.json needs to build a model again: its kind, and what its constructor took."""
+    return {"kind": kind, **{name: to_json(part) for name, part in parts.items()}}
+
+
 def to_json(value: object) -> Json:
     """Dataclasses, tuples and paths as plain JSON values."""
     if is_dataclass(value) and not isinstance(value, type):

@@ -22,7 +22,7 @@ def dots(n: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_a_dot_is_drawn_where_it_is():
     torch.manual_seed(0)
-    decoder = FrameDecoder(2, {"front": SIZE}, 32)
+    decoder = FrameDecoder(2, {"front": SIZE})
     optimizer = torch.optim.Adam(decoder.parameters(), lr=4e-3)
     for seed in range(120):
         place, frames = dots(32, seed)
@@ -44,7 +44,7 @@ def test_a_dot_is_drawn_where_it_is():
 
 
 def test_frames_are_drawn_alone_as_beside_others():
-    decoder = FrameDecoder(3, {"front": (16, 12), "wrist": (8, 8)}, 8)
+    decoder = FrameDecoder(3, {"front": (16, 12), "wrist": (8, 8)})
     features = torch.randn(5, 3, generator=generator(0))
     whole = decoder(features)
     for name, size in (("front", (16, 12)), ("wrist", (8, 8))):

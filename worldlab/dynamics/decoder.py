@@ -11,6 +11,8 @@ CHUNK = 256
 """Frames drawn at once, which bounds the memory of long dreams."""
 PATCH = 4
 """Pixels along the side of what one cell of the grid draws."""
+WIDTH = 64
+"""Of the layers that draw a patch, which are most of the cost."""
 POINTS = 32
 """Of each camera."""
 SHADES = 2
@@ -24,11 +26,11 @@ SPREAD = 0.25
 class FrameDecoder(nn.Module):
     """A small decoder per camera, added to a learnt background."""
 
-    def __init__(self, features: int, cameras: dict[str, tuple[int, int]], width: int) -> None:
-        """`width` is that of the layers which draw a patch."""
+    def __init__(self, features: int, cameras: dict[str, tuple[int, int]]) -> None:
+        """`features` is the width of what frames are drawn from."""
         super().__init__()
         self.cameras = dict(cameras)
-        self.branches = nn.ModuleDict({name: _Branch(features, size, width) for name, size in cameras.items()})
+        self.branches = nn.ModuleDict({name: _Branch(features, size) for name, size in cameras.items()})
 
     def forward(self, features: Float[Tensor, "n f"]) -> dict[str, Float[Tensor, "n 3 _ _"]]:
         """Frames of each camera, about 0..1."""
@@ -70,25 +72,25 @@ class _Branch(nn.Module):
     across: Tensor
     down: Tensor
 
-    def __init__(self, features: int, size: tuple[int, int], width: int) -> None:
+    def __init__(self, features: int, size: tuple[int, int]) -> None:
         super().__init__()
         self.size = size
         rows, columns = (math.ceil(pixels / PATCH) for pixels in size)
         self.register_buffer("down", _centres(rows), persistent=False)
         self.register_buffer("across", _centres(columns), persistent=False)
         self.points = nn.Sequential(
-            nn.Linear(features, 4 * width), nn.SiLU(), nn.Linear(4 * width, 4 * width), nn.SiLU()
+            nn.Linear(features, 4 * WIDTH), nn.SiLU(), nn.Linear(4 * WIDTH, 4 * WIDTH), nn.SiLU()
         )
-        self.place = nn.Linear(4 * width, POINTS * (3 + SHADES))
+        self.place = nn.Linear(4 * WIDTH, POINTS * (3 + SHADES))
         with torch.no_grad():  # all over the picture, and small
             self.place.bias.view(POINTS, -1)[:, :2].uniform_(-1, 1)
             self.place.bias.view(POINTS, -1)[:, 2] = -1
         self.cell = nn.Sequential(
-            nn.Linear(POINTS * (3 + SHADES), width),
+            nn.Linear(POINTS * (3 + SHADES), WIDTH),
             nn.SiLU(),
-            nn.Linear(width, width),
+            nn.Linear(WIDTH, WIDTH),
             nn.SiLU(),
-            nn.Linear(width, 3 * PATCH**2),
+            nn.Linear(WIDTH, 3 * PATCH**2),
         )
         self.background = nn.Parameter(torch.full((3, *size), 0.5))
 
@@ -100,6 +102,8 @@ class _Branch(nn.Module):
         column, row = (-0.5 * across.square()).exp(), (-0.5 * down.square()).exp()
         columns = torch.cat([column, column * across, column, *(column * shade for shade in shades)], -1)
         rows = torch.cat([row, row, row * down, *(row for _ in shades)], -1)
+        # In the precision of the layer that reads them, or most of the time goes into converting their product.
+        rows, columns = rows.to(x.dtype), columns.to(x.dtype)
         patches = self.cell(rows[:, :, None] * columns[:, None]).permute(0, 3, 1, 2)
         height, width = self.size
         return self.background + functional.pixel_shuffle(patches, PATCH)[:, :, :height, :width]

@@ -1,7 +1,7 @@
 """Dreamer: a world model, and a policy that has only ever acted in its dreams (Hafner et al. 2023)."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from worldlab.dynamics.planners import REACH
 from worldlab.dynamics.rssm import RSSM
 from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.normalize import Statistics
-from worldlab.runs import Json, to_json
+from worldlab.runs import Json, described
 from worldlab.seeding import normal, uniform
 from worldlab.trajectory import Observation, Spec, Trajectory
 
@@ -66,8 +66,7 @@ class Dreamer(nn.Module):
 
     def describe(self) -> dict[str, Json]:
         """Everything but the weights that `load` needs."""
-        parts = {"model": self.config, "spec": self._data_spec, "statistics": self.statistics}
-        return {"kind": self.config.kind, **{name: to_json(asdict(part)) for name, part in parts.items()}}
+        return described(self.config.kind, model=self.config, spec=self._data_spec, statistics=self.statistics)
 
     # Training
 

@@ -39,7 +39,7 @@ class Size:
     units: int
     """Width of the heads."""
     channels: int
-    """Of the encoder's stem; the decoder's layers are four times as wide."""
+    """Of the encoder's stem."""
     blocks: int = 8
     """Diagonal blocks of the GRU."""
 

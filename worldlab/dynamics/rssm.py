@@ -1,6 +1,6 @@
 """DreamerV3's world model (Hafner et al. 2023), with stems for a CPU and two additions that make it heed actions."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,7 +18,7 @@ from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.dynamics.slots import Slots
 from worldlab.errors import UsageError, unknown
 from worldlab.normalize import Moments, Statistics
-from worldlab.runs import Json, to_json
+from worldlab.runs import Json, described
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 
@@ -65,12 +65,11 @@ class RSSM(nn.Module):
         self.state_head = mlp(self.width, size.units, 2, len(spec.state))
         names = () if config.slots else self.spec.privileged
         self.world_head = PrivilegedHead(names, known, self.width, size.units) if names else None
-        self.decoder = FrameDecoder(self.width, self.spec.cameras, 4 * size.channels)
+        self.decoder = FrameDecoder(self.width, self.spec.cameras)
 
     def describe(self) -> dict[str, Json]:
         """Everything but the weights that `load` needs."""
-        parts = {"model": self.config, "spec": self._data_spec, "statistics": self.statistics}
-        return {"kind": self.config.kind, **{name: to_json(asdict(part)) for name, part in parts.items()}}
+        return described(self.config.kind, model=self.config, spec=self._data_spec, statistics=self.statistics)
 
     # What beliefs are made of
 

@@ -1,6 +1,6 @@
 """A world model of what the simulator knows: joints, gripper, objects. It draws frames from that."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -13,7 +13,7 @@ from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.layout import Layout, World, stack
 from worldlab.errors import UsageError
 from worldlab.normalize import Moments, Standardize, Statistics
-from worldlab.runs import Json, to_json
+from worldlab.runs import Json, described
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 STEP = 0.1
@@ -35,8 +35,6 @@ class StateModelConfig:
     """Steps imagined in training; every row of a window that has so many after it is a start."""
     frames: int = 8
     """Frames drawn per training step; drawing is trained beside the dynamics and does not shape it."""
-    draw_width: int = 64
-    """Width of the frame decoder's layers."""
     focus: float = 20.0
     """How much more a pixel weighs that differs by its whole range from the mean frame."""
 
@@ -73,7 +71,7 @@ class StateModel(nn.Module):
         world = arm + len(layout.constants)
         self.part = plain_mlp(world + seen + 3, width // 2, 2, width // 2)
         self.outcome = plain_mlp(world + width // 2, width // 2, 2, 3)
-        self.decoder = FrameDecoder(world + objects * (seen + pixels), spec.cameras, config.draw_width)
+        self.decoder = FrameDecoder(world + objects * (seen + pixels), spec.cameras)
         for last in (self.arm[-1], self.linear):
             nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
 
@@ -89,8 +87,7 @@ class StateModel(nn.Module):
 
     def describe(self) -> dict[str, Json]:
         """Everything but the weights that `load` needs."""
-        parts = {"model": self.config, "spec": self._spec, "statistics": self.statistics}
-        return {"kind": self.config.kind, **{name: to_json(asdict(part)) for name, part in parts.items()}}
+        return described(self.config.kind, model=self.config, spec=self._spec, statistics=self.statistics)
 
     def observe(self, context: Trajectory) -> Float[Tensor, "b d"]:
         """The last valid row, and how the state changed to it (zero if it is the only one).

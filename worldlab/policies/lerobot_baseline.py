@@ -16,7 +16,7 @@ from worldlab import seeding
 from worldlab.errors import UsageError
 from worldlab.normalize import Standardize, Statistics
 from worldlab.policies.chunks import Chunks, check_company, check_execute
-from worldlab.runs import Json, to_json
+from worldlab.runs import Json, described
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 if TYPE_CHECKING:
@@ -71,12 +71,7 @@ class LeRobotBaseline(nn.Module):
 
     def describe(self) -> dict[str, Json]:
         """What config.json needs, so that `worldlab.policies.load` can build the module again."""
-        return {
-            "kind": self.config.kind,
-            "model": to_json(self.config),
-            "spec": to_json(self.spec),
-            "statistics": to_json(self.statistics),
-        }
+        return described(self.config.kind, model=self.config, spec=self.spec, statistics=self.statistics)
 
     def _batch(self, obs: Observation) -> dict[str, Tensor]:
         """LeRobot's keys, normalised as its pre-processor would."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone, BackboneConfig
 from worldlab.policies.captions import Reader, Richness, Sight
-from worldlab.runs import Json, to_json
+from worldlab.runs import Json, described
 from worldlab.trajectory import Spec, Trajectory
 
 
@@ -56,12 +56,7 @@ class Stage(nn.Module):
 
     def describe(self) -> dict[str, Json]:
         """What config.json needs, so that the stage, or a policy on its trunk, can be built again."""
-        return {
-            "kind": self.kind,
-            "model": to_json(self._config),
-            "spec": to_json(self.spec),
-            "backbone": self.backbone.describe(),
-        }
+        return described(self.kind, model=self._config, spec=self.spec) | {"backbone": self.backbone.describe()}
 
     def sights(self, batch: Trajectory) -> list[Sight]:
         """What can be seen in each first row."""

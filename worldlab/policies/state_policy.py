@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from worldlab.normalize import Standardize, Statistics
 from worldlab.policies.chunks import Chunks, check_company, check_execute
 from worldlab.policies.head import masked_mean
-from worldlab.runs import Json, to_json
+from worldlab.runs import Json, described
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 
@@ -56,12 +56,7 @@ class StateOnlyPolicy(nn.Module):
 
     def describe(self) -> dict[str, Json]:
         """What config.json needs, so that `worldlab.policies.load` can build the module again."""
-        return {
-            "kind": self.config.kind,
-            "model": to_json(self.config),
-            "spec": to_json(self.spec),
-            "statistics": to_json(self.statistics),
-        }
+        return described(self.config.kind, model=self.config, spec=self.spec, statistics=self.statistics)
 
     def forward(self, state: Float[Tensor, "b s"]) -> Float[Tensor, "b k a"]:
         """The scaled chunk."""

@@ -15,7 +15,7 @@ from worldlab.policies.backbone import Backbone, BackboneConfig, Prefix
 from worldlab.policies.chunks import Chunks, check_company, check_execute
 from worldlab.policies.grounding import Grounding, GroundingConfig, Labels, Pointing
 from worldlab.policies.head import Head, Noise
-from worldlab.runs import Json, to_json
+from worldlab.runs import Json, described
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 STATE_BINS = 256
@@ -73,14 +73,8 @@ class VLA(nn.Module):
 
     def describe(self) -> dict[str, Json]:
         """What config.json needs, so that `worldlab.policies.load` can build the module again."""
-        return {
-            "kind": self.kind,
-            "model": to_json(self.config),
-            "spec": to_json(self.spec),
-            "statistics": to_json(self.statistics),
-            "backbone": self.backbone.describe(),
-            "head": self.head.describe(),
-        }
+        own = described(self.kind, model=self.config, spec=self.spec, statistics=self.statistics)
+        return own | {"backbone": self.backbone.describe(), "head": self.head.describe()}
 
     def read(self, obs: Observation, task: Sequence[str]) -> tuple[Prefix, list[Tensor], Tensor | None]:
         """The prefix, the facts for the head, and where the grounding points (log-probabilities)."""
