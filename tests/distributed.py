@@ -1,16 +1,19 @@
-"""Trains a small policy as one of several processes; `torchrun tests/distributed.py OUT` (see test_distributed.py)."""
+"""Trains a small policy as one of several processes: `torchrun tests/distributed.py OUT WAY`."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
+import accelerate
 from policies.synthetic import HEADS, make_batch, make_policy, make_spec
 
 from worldlab.policies import GroundingConfig
-from worldlab.training import FitConfig, create_run, fit
+from worldlab.runs import Run
+from worldlab.training import Device, FitConfig, create_run, fit
 from worldlab.trajectory import Trajectory
 
-BATCH, STEPS = 8, 5
+BATCH, STEPS, KILLED = 8, 5, 3
 
 
 class Parts:
@@ -25,13 +28,42 @@ class Parts:
         return large.pick(range(part * (step % self.processes), part * (step % self.processes + 1)))
 
 
-def train(out: Path, processes: int) -> None:
+def train(
+    out: Path, processes: int, device: Device = "cpu", *, resume: bool = False, killed: int | None = None
+) -> None:
     """A head without noise and without relabelled instructions: nothing is random but the data's order."""
+
+    def kill(step: int) -> None:
+        if step == killed:
+            raise KeyboardInterrupt
+
     config = replace(HEADS["l1"], grounding=GroundingConfig(weight=0.0))
     policy = make_policy(config).train()
-    run = create_run(out, policy.describe(), "cpu")
-    fit(policy, Parts(processes), FitConfig(steps=STEPS, log_every=1, ema=0.5), run, device="cpu", show=False)
+    run = Run.open(out) if resume else create_run(out, policy.describe(), device)
+    budget = FitConfig(steps=STEPS, log_every=1, ema=0.5, checkpoint_seconds=0.0)
+    fit(policy, Parts(processes), budget, run, device=device, show=False, resume=resume, on_step=kill)
+
+
+class Sharding(accelerate.Accelerator):
+    """Shards on a CPU as `accelerate launch --use_fsdp --fsdp_version 2` does, for which accelerate wants GPUs."""
+
+    def __init__(self, **options) -> None:
+        super().__init__(**options)
+        self.state.distributed_type = accelerate.DistributedType.FSDP
+        self.state.fsdp_plugin = accelerate.FullyShardedDataParallelPlugin(
+            fsdp_version=2, cpu_ram_efficient_loading=True
+        )
+
+
+def sharded(out: Path) -> None:
+    """Each process holds a part of the weights; killed once, and resumed from its checkpoint."""
+    with mock.patch("accelerate.Accelerator", Sharding):
+        try:
+            train(out, 2, killed=KILLED)
+        except KeyboardInterrupt:
+            train(out, 2, resume=True)
 
 
 if __name__ == "__main__":
-    train(Path(sys.argv[1]), 2)
+    ways = {"ddp": lambda out: train(out, 2), "fsdp": sharded, "cuda": lambda out: train(out, 1, "cuda")}
+    ways[sys.argv[2]](Path(sys.argv[1]))

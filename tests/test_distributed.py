@@ -16,15 +16,18 @@ TESTS = Path(__file__).parent
 
 
 @pytest.mark.slow
-def test_two_processes_equal_one_on_the_same_global_batch(tmp_path):
+@pytest.mark.parametrize("way", ["ddp", "fsdp"])
+def test_two_processes_equal_one_on_the_same_global_batch(tmp_path, way):
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     environment = {**os.environ, "PYTHONPATH": str(TESTS), "OMP_NUM_THREADS": "1"}
-    subprocess.run([*command, TESTS / "distributed.py", tmp_path / "two"], check=True, env=environment, timeout=200)
+    program = [TESTS / "distributed.py", tmp_path / "two", way]
+    subprocess.run([*command, *program], check=True, env=environment, timeout=200)
     train(tmp_path / "one", 1)
     one, two = (Run.open(tmp_path / name) for name in ("one", "two"))
-    losses = [[line["loss"] for line in run.read_log() if "grad_norm" in line] for run in (one, two)]
-    assert len(losses[0]) == STEPS
-    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    lines = [[line for line in run.read_log() if "grad_norm" in line] for run in (one, two)]
+    assert len(lines[0]) == STEPS
+    for name in ("loss", "grad_norm"):
+        assert [line[name] for line in lines[1]] == pytest.approx([line[name] for line in lines[0]], rel=1e-5)
     weights, other = (load_file(run.path / "model.safetensors") for run in (one, two))
     for name, weight in weights.items():
         torch.testing.assert_close(other[name], weight, rtol=1e-4, atol=1e-5, msg=name)

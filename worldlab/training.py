@@ -137,6 +137,22 @@ class _Average:
         return {**self.model.state_dict(), **self.weights}
 
 
+def _whole(x: Tensor) -> Tensor:
+    """A tensor that FSDP2 sharded, put together again. All processes must ask, since each holds a part."""
+    from torch.distributed.tensor import DTensor
+
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def _part(whole: Tensor, like: Tensor) -> Tensor:
+    """The inverse: what this process holds of a tensor where `like` is sharded."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return whole
+    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
+
+
 def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -173,13 +189,16 @@ class _Fitting:
         from accelerate import Accelerator  # imports for a second, which who does not train need not wait for
 
         self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu")
+        if sharding := self.accelerator.state.fsdp_plugin if self.accelerator.is_fsdp2 else None:
+            # Every process has built the model, and accelerate 1.15 cannot hand out one that has buffers.
+            sharding.cpu_ram_efficient_loading = False
         self.wrapped, self.optimizer = self.accelerator.prepare(
             _Loss(model, config.precision), _optimizer(model, config)
         )
         self.average = _Average(model, config.ema) if config.ema is not None else None
         self.checkpoint = run.path / "checkpoint" / "state.safetensors"
         self.step, self.samples, self.loss = 0, 0, math.nan
-        self._before, self._start, self._saved = 0.0, time.monotonic(), time.monotonic()
+        self._before, self._start, self._saved = 0.0, time.monotonic(), 0.0
         self.seconds = 0.0
         """Time trained, before and after resuming, by the clock of the main process."""
 
@@ -217,10 +236,11 @@ class _Fitting:
         self._look_at_the_clock()
         if self.step % config.log_every == 0 or self.step == 1:
             self._log(loss, norm, metrics)
-        if machine.is_main_process and time.monotonic() - self._saved >= config.checkpoint_seconds:
+        if self.seconds - self._saved >= config.checkpoint_seconds:
             self.save()
 
     def _log(self, loss: Tensor, norm: Tensor | float | None, metrics: dict[str, Tensor]) -> None:
+        norm = _whole(torch.as_tensor(0.0 if norm is None else norm))
         over_all = self.accelerator.reduce(loss.detach(), "mean")
         assert isinstance(over_all, Tensor)
         self.loss = float(over_all)
@@ -231,7 +251,7 @@ class _Fitting:
                 "step": self.step,
                 "seconds": round(self.seconds, 2),
                 "loss": self.loss,
-                "grad_norm": float(norm or 0),
+                "grad_norm": float(norm),
             }
             self.run.log(line | {name: float(value.detach()) for name, value in metrics.items()})
 
@@ -241,9 +261,11 @@ class _Fitting:
         tensors |= {f"average.{k}": v for k, v in (self.average.weights if self.average else {}).items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
-        progress = json.dumps({"step": self.step, "seconds": self.seconds})
-        write_tensors(self.checkpoint, tensors, {"progress": progress})
-        self._saved = time.monotonic()
+        tensors = {name: _whole(x) for name, x in tensors.items()}
+        if self.accelerator.is_main_process:
+            progress = json.dumps({"step": self.step, "seconds": self.seconds})
+            write_tensors(self.checkpoint, tensors, {"progress": progress})
+        self._saved = self.seconds
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -255,24 +277,29 @@ class _Fitting:
             for name in file.keys():  # noqa: SIM118 - safe_open is no mapping
                 group, rest = name.split(".", 1)
                 groups[group][rest] = file.get_tensor(name)
-        self.model.load_state_dict(groups["model"])
+        live = self.model.state_dict()
+        self.model.load_state_dict({name: _part(x, live[name]) for name, x in groups["model"].items()})
         for name, tensor in (self.average.weights if self.average else {}).items():
-            tensor.copy_(groups["average"][name])
+            tensor.copy_(_part(groups["average"][name], tensor))
+        weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in groups["adam"].items():
             i, moment = name.split(".", 1)
-            moments.setdefault(int(i), {})[moment] = tensor
+            of = tensor if tensor.ndim == 0 else _part(tensor, weights[int(i)])
+            moments.setdefault(int(i), {})[moment] = of
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self._before = int(progress["step"]), float(progress["seconds"])
         self._look_at_the_clock()
+        self._saved = self.seconds
 
     def finish(self) -> None:
         """Put the weights to use into the model and the run, and drop the checkpoint."""
         if self.average is not None:
             self.model.load_state_dict(self.average.state())
         self.model.eval()
+        weights = {name: _whole(x) for name, x in self.model.state_dict().items()}
         if self.accelerator.is_main_process:
-            self.run.save(self.model.state_dict())
+            self.run.save(weights)
             self.run.log({"step": self.step, "seconds": round(self.seconds, 2), "loss": self.loss, "finished": True})
             shutil.rmtree(self.checkpoint.parent, ignore_errors=True)
         self.accelerator.wait_for_everyone()  # so that each of them finds the run finished

@@ -52,7 +52,7 @@ def lean(policy: VLA, dtype: torch.dtype = torch.bfloat16) -> VLA:
     if copy.grounding is None and isinstance(copy.head, FlowHead | DiffusionHead):
         for last in [m for m in copy.backbone.modules() if isinstance(m, LeanDecoderLayer)][-1:]:
             last.read = False  # the expert reads keys and values alone
-    return copy
+    return copy.to(policy.scale_state.mean.device)
 
 
 def _rebuild(module: nn.Module, replacement: Callable[[nn.Module], nn.Module | None]) -> None:
