@@ -5,14 +5,14 @@ from outside while the policy is built. transformers' takes any size.
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
-from lerobot.configs import FeatureType, PolicyFeature
-from lerobot.policies.pi0 import modeling_pi0
-from lerobot.policies.pi0.configuration_pi0 import PI0Config
 from transformers import PI0Config as TransformersConfig
 from transformers import PI0ForConditionalGeneration, PreTrainedConfig
+
+if TYPE_CHECKING:
+    from lerobot.policies.pi0.modeling_pi0 import PI0Policy
 
 Peer = Literal["LeRobot", "transformers"]
 
@@ -51,10 +51,16 @@ SIZES = {
     "10.8 M": Size("LeRobot", 256, 6, 1024, 8, 32, 128, 512, (192, 6, 3, 768), 1024, 96, 16, 12, 16, 16, 8),
     "58.8 M": Size("LeRobot", 512, 8, 2048, 8, 64, 256, 1024, (384, 8, 6, 1536), 4096, 224, 16, 36, 48, 50, 4),
 }
+FULL = Size("transformers", 2048, 18, 16384, 8, 256, 1024, 4096, (1152, 27, 16, 4304), 257152, 224, 14, 12, 12, 50, 8)
+"""pi0 as published, 3.2 billion weights: for a GPU."""
 
 
-def lerobot(size: Size, dtype: Literal["float32", "bfloat16"] = "float32") -> modeling_pi0.PI0Policy:
+def lerobot(size: Size, dtype: Literal["float32", "bfloat16"] = "float32") -> "PI0Policy":
     """LeRobot's policy, with random weights."""
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.pi0 import modeling_pi0
+    from lerobot.policies.pi0.configuration_pi0 import PI0Config
+
     paligemma, gemma = modeling_pi0.PaliGemmaForConditionalGenerationWithPiGemma, modeling_pi0.PiGemmaForCausalLM
 
     def variant(name: str) -> modeling_pi0.GemmaConfig:
