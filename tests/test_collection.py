@@ -82,3 +82,9 @@ def test_episodes_with_other_privileged_columns_are_refused_before_they_are_coll
 def test_episodes_of_another_kind_are_refused(alone):
     with pytest.raises(UsageError, match="camera 'front'"):
         collect(Recipe(env=RECIPE.env, size=32, n=2), alone.path, 1)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_policy_runs_where_it_is_told_to(tmp_path):
+    with pytest.raises(UsageError, match="--device cuda"):
+        collect(replace(RECIPE, policy="random", device="cuda"), f"{tmp_path}/x.zarr", 2, workers=1)

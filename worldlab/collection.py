@@ -25,6 +25,7 @@ from worldlab.errors import UsageError
 from worldlab.protocols import Environment, Policy
 from worldlab.rollout import rollout
 from worldlab.runs import Json, provenance
+from worldlab.training import Device, pick_device
 from worldlab.trajectory import Spec, Trajectory
 
 FIRST_SEED = 1_000_000
@@ -50,6 +51,8 @@ class Recipe:
     """Height and width of the camera images in pixels."""
     n: int = 32
     """Environments in lockstep."""
+    device: Device = "auto"
+    """Where the policy's networks run."""
 
     def world(self, n: int, threads: int) -> Environment:
         """The environments, whose physics runs on so many threads (0: one per core)."""
@@ -62,9 +65,8 @@ class Recipe:
         if self.policy == "expert" and isinstance(acting, MujocoVectorEnv):
             return acting.expert(noise=self.noise)
         from worldlab import players
-        from worldlab.training import pick_device
 
-        return players.load(self.policy, acting, str(pick_device("auto")))
+        return players.load(self.policy, acting, str(pick_device(self.device)))
 
 
 class Recorder:

@@ -49,6 +49,7 @@ class Collect(Verb):
             keep_failures=self.keep_failures,
             size=self.size,
             n=self.n,
+            device=self.device,
         )
         return collect(recipe, self.episodes, self.out, workers=self.workers, seed=self.seed)
 
