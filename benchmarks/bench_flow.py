@@ -127,11 +127,11 @@ def training_step(model: torch.nn.Module, loss: Callable[[], torch.Tensor], fuse
     return step
 
 
-def halved(call: Call) -> Call:
+def halved(call: Call, device: str = "cpu") -> Call:
     """The same under autocast to bf16."""
 
     def run() -> object:
-        with torch.autocast("cpu", torch.bfloat16):
+        with torch.autocast(device, torch.bfloat16):
             return call()
 
     return run

@@ -83,7 +83,7 @@ def step_of(model: dynamics.RSSM, batch: Trajectory, half: bool) -> Callable[[],
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(batch.action.device.type, torch.bfloat16, enabled=half):
             loss, _ = model.loss(batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 100.0)
@@ -116,14 +116,14 @@ def behaviour_of(starts: int, half: bool) -> Callable[[], None]:
     return step
 
 
-def imagination_of(model: dynamics.RSSM, half: bool) -> Callable[[], None]:
-    n, steps = IMAGINED
-    belief, action = torch.zeros(n, sum(model.parts)), torch.randn(n, ACTIONS)
+def imagination_of(model: dynamics.RSSM, half: bool, n: int = IMAGINED[0]) -> Callable[[], None]:
+    steps, device = IMAGINED[1], model.two_hot.bins.device
+    belief, action = torch.zeros(n, sum(model.parts), device=device), torch.randn(n, ACTIONS, device=device)
 
     @torch.no_grad()
     def imagine() -> None:
         now = belief
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
             for _ in range(steps):
                 now = model.advance(now, action, model.noise(n))
 

@@ -15,9 +15,8 @@ import torch
 
 from benchmarks import bench_world_models as worlds
 from benchmarks import pi0_peers
-from benchmarks.bench_flow import Call, observation, ours, training_step, window
+from benchmarks.bench_flow import Call, halved, observation, ours, training_step, window
 from benchmarks.pi0_peers import FULL, SIZES, Size
-from worldlab import dynamics
 from worldlab.policies.lean import lean
 
 DEVICE = torch.device("cuda")
@@ -33,16 +32,6 @@ def milliseconds(call: Call, rounds: int = 7) -> float:
         torch.cuda.synchronize()
         times.append(1000 * (time.perf_counter() - start))
     return statistics.median(times[2:])
-
-
-def halved(call: Call) -> Call:
-    """The same under autocast to bf16."""
-
-    def run() -> object:
-        with torch.autocast("cuda", torch.bfloat16):
-            return call()
-
-    return run
 
 
 def there(batch: Mapping[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -92,7 +81,7 @@ def policies() -> None:
             "chunk, worldlab, lean": lambda size=size: chunk(size, half=True),
             f"step, batch {size.batch}, transformers, fp32": lambda size=size: peer_step(size),
             f"step, batch {size.batch}, worldlab, fp32": lambda size=size: step(size),
-            f"step, batch {size.batch}, worldlab, bf16": lambda size=size: halved(step(size)),
+            f"step, batch {size.batch}, worldlab, bf16": lambda size=size: halved(step(size), "cuda"),
         }
         for what, make in makers.items():
             call = make()
@@ -102,34 +91,19 @@ def policies() -> None:
             torch.cuda.empty_cache()
 
 
-def seeing_step(model: torch.nn.Module) -> Call:
-    batch = worlds.windows_of(True, 16, 64).to(DEVICE)
-    return halved(training_step(model, lambda: model.loss(batch)[0], fused=True))
-
-
-def imagination(model: dynamics.RSSM, n: int, steps: int) -> Call:
-    belief, action = (torch.zeros(n, w, device=DEVICE) for w in (sum(model.parts), worlds.ACTIONS))
-
-    @torch.no_grad()
-    def imagine() -> None:
-        now = belief
-        for _ in range(steps):
-            now = model.advance(now, action, model.noise(n))
-
-    return imagine
-
-
 def world_models() -> None:
     """Training steps, and steps that are imagined a second."""
     for size in ("medium", "base"):
         model = worlds.model_of(True, size=size, frames=256).to(DEVICE)
+        batch = worlds.windows_of(True, 16, 64).to(DEVICE)
         millions = sum(p.numel() for p in model.parameters()) / 1e6
         what = f"step, RSSM {size}, {millions:.1f} M, 16 x 64 rows of 64 x 64 pixels, bf16"
-        print(f"{what} {milliseconds(seeing_step(model)):9.1f} ms", flush=True)
+        print(f"{what} {milliseconds(worlds.step_of(model, batch, half=True)):9.1f} ms", flush=True)
     model = worlds.model_of(False, size="small").to(DEVICE)
-    for n in (512, 16384):
-        took = milliseconds(imagination(model, n, 15))
-        print(f"imagined steps a second, RSSM small, batch {n}, fp32 {15 * n / took * 1000:12,.0f}", flush=True)
+    for n in (worlds.IMAGINED[0], 16384):
+        took = milliseconds(worlds.imagination_of(model, half=False, n=n))
+        steps = worlds.IMAGINED[1] * n / took * 1000
+        print(f"imagined steps a second, RSSM small, batch {n}, fp32 {steps:12,.0f}", flush=True)
 
 
 if __name__ == "__main__":

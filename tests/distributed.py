@@ -1,5 +1,6 @@
 """Trains a small policy as one of several processes: `torchrun tests/distributed.py OUT WAY`."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from unittest import mock
 
 import accelerate
 from policies.synthetic import HEADS, make_batch, make_policy, make_spec
+from torch.distributed.tensor import DTensor
 
 from worldlab.policies import GroundingConfig
 from worldlab.runs import Run
@@ -54,13 +56,20 @@ class Sharding(accelerate.Accelerator):
             fsdp_version=2, cpu_ram_efficient_loading=True
         )
 
+    def prepare(self, *parts):
+        model, optimizer = super().prepare(*parts)
+        assert all(isinstance(p, DTensor) for p in model.parameters())
+        return model, optimizer
+
 
 def sharded(out: Path) -> None:
-    """Each process holds a part of the weights; killed once, and resumed from its checkpoint."""
+    """Each process holds a part of the weights; killed once, and resumed from its checkpoint, which is kept too."""
     with mock.patch("accelerate.Accelerator", Sharding):
         try:
             train(out, 2, killed=KILLED)
         except KeyboardInterrupt:
+            if accelerate.PartialState().is_main_process:
+                shutil.copytree(out, out.with_name("killed"))
             train(out, 2, resume=True)
 
 

@@ -23,9 +23,9 @@ POLICIES = HEADS | FUSED | {"state-only": STATE_ONLY}
 
 
 @pytest.fixture(autouse=True)
-def exact():
-    """Products in float32, which a GPU may otherwise round to ten bits."""
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+def exact(monkeypatch):
+    """Convolutions in float32, which PyTorch otherwise rounds to ten bits on a GPU."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
 
 
 class Always:
@@ -52,10 +52,9 @@ def test_a_policy_acts_as_it_does_on_a_cpu(name):
     policy = make_policy(POLICIES[name])
     obs = make_batch(make_spec(), b=4).obs.map(lambda x: x[:, 0])
     policy.reset(range(4))
-    here = policy.plan(obs) if name != "state-only" else policy.act(obs)
+    here = policy.act(obs)
     policy.to("cuda").reset(range(4))
-    there = policy.plan(obs) if name != "state-only" else policy.act(obs)
-    torch.testing.assert_close(there.cpu(), here, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(policy.act(obs).cpu(), here, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", POLICIES)
@@ -123,4 +122,4 @@ def test_accelerate_launch_shards_it(tmp_path, wrap):
     logs = [Run.open(tmp_path / name).read_log() for name in ("whole", "sharded")]
     whole, sharded = ([line["loss"] for line in log if "grad_norm" in line] for log in logs)
     assert sharded == pytest.approx(whole, rel=1e-3)
-    assert policies.load(tmp_path / "sharded") is not None
+    policies.load(tmp_path / "sharded")

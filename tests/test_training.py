@@ -126,11 +126,3 @@ def test_the_rate_warms_up_and_decays():
 def test_cuda_where_there_is_none_is_refused():
     with pytest.raises(UsageError, match="--device cuda"):
         pick_device("cuda")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_training_on_cuda(tmp_path):
-    run = Run.create(tmp_path / "run", {"kind": "linear"})
-    fit(Linear(), Noise(), FitConfig(steps=20, precision="bf16"), run, device="cuda", show=False)
-    assert (run.path / "model.safetensors").exists()

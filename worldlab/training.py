@@ -189,7 +189,7 @@ class _Fitting:
         from accelerate import Accelerator  # imports for a second, which who does not train need not wait for
 
         self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu")
-        if sharding := self.accelerator.state.fsdp_plugin if self.accelerator.is_fsdp2 else None:
+        if (sharding := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
             # Every process has built the model, and accelerate 1.15 cannot hand out one that has buffers.
             sharding.cpu_ram_efficient_loading = False
         self.wrapped, self.optimizer = self.accelerator.prepare(
@@ -261,11 +261,16 @@ class _Fitting:
         tensors |= {f"average.{k}": v for k, v in (self.average.weights if self.average else {}).items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
-        tensors = {name: _whole(x) for name, x in tensors.items()}
+        tensors = self._gathered(tensors)
         if self.accelerator.is_main_process:
             progress = json.dumps({"step": self.step, "seconds": self.seconds})
             write_tensors(self.checkpoint, tensors, {"progress": progress})
         self._saved = self.seconds
+
+    def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors in the memory of the main process, one after another: no GPU need hold all of them."""
+        whole = ((name, _whole(x)) for name, x in tensors.items())
+        return {name: x.cpu() for name, x in whole if self.accelerator.is_main_process}
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -297,7 +302,7 @@ class _Fitting:
         if self.average is not None:
             self.model.load_state_dict(self.average.state())
         self.model.eval()
-        weights = {name: _whole(x) for name, x in self.model.state_dict().items()}
+        weights = self._gathered(self.model.state_dict())
         if self.accelerator.is_main_process:
             self.run.save(weights)
             self.run.log({"step": self.step, "seconds": round(self.seconds, 2), "loss": self.loss, "finished": True})

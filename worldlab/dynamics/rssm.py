@@ -145,7 +145,7 @@ class RSSM(nn.Module):
     @torch.no_grad()
     def observe(self, context: Trajectory) -> Float[Tensor, "b d"]:
         """The belief after the last valid row, with the likeliest latents."""
-        context = context.rows(0, int(context.length.max())).to(self.body.scale.mean.device)
+        context = context.rows(0, int(context.length.max())).to(self.two_hot.bins.device)
         last = (context.length - 1).clamp(min=0)
         return self.filter(context).belief[torch.arange(len(last), device=last.device), last]
 
