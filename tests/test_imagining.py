@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from worldlab import datasets, dynamics, envs
+from worldlab import datasets, dynamics, envs, workbench
 from worldlab.errors import UsageError
 from worldlab.imagining import imagine
+from worldlab.policies import RandomPolicy
 from worldlab.rollout import rollout
 from worldlab.runs import Run
 
@@ -70,3 +71,48 @@ def test_actions_that_cannot_be_read_are_refused(lab, tmp_path):
     ):
         with pytest.raises(UsageError, match=sentence):
             imagine(lab / "runs" / "push-model", lab / "data" / "push.zarr", branches=(str(tmp_path / name),))
+
+
+def test_a_dreamer_is_held_against_the_control_suite(tmp_path):
+    world = envs.make("dm_control/pendulum-swingup-v0", n=2, size=None)
+    with datasets.EpisodeStore.create(
+        tmp_path / "s.zarr", world.contract, {"env": "dm_control/pendulum-swingup-v0"}
+    ) as s:
+        policy = RandomPolicy(world.contract, period=6)
+        s.append(rollout(policy, world, seed=0, max_steps=60), range(2))
+        statistics = datasets.statistics(s)
+    small = dynamics.RSSMConfig(size="tiny", sees="state", carry=True)
+    torch.manual_seed(0)
+    model = dynamics.create(dynamics.DreamerConfig(world=small, repeat=2), world.contract, statistics)
+    Run.create(tmp_path / "run", model.describe()).save(model.state_dict())
+    ways = ("hold", "shuffled", "random", str(tmp_path / "run"))
+    result = imagine(tmp_path / "run", tmp_path / "s.zarr", horizon=5, branches=ways, starts=3, device="cpu").values
+    assert result["compared"] == "state"
+    assert result["fps"] == world.contract.fps // 2
+    assert result["effect_error_n"] == {"1": 12, "2": 12, "5": 12}
+    assert result["state_error_sd_copy_last"]["5"] > result["state_error_sd_copy_last"]["1"] > 0
+    page = (tmp_path / "run" / "imagine.html").read_text()
+    assert "observed state" in page
+    assert not (tmp_path / "run" / "imagine.mp4").exists()
+    with pytest.raises(UsageError, match="no privileged state"):
+        imagine(tmp_path / "run", tmp_path / "s.zarr", starts=2, probe=True, device="cpu")
+
+
+def test_what_was_experienced_while_learning_is_not_unseen(lab, tmp_path):
+    store = datasets.EpisodeStore(lab / "data" / "push.zarr")
+    about = Run.open(lab / "runs" / "push-model").config
+    for i, (told, unseen) in enumerate(
+        (
+            ({}, [0, 2]),
+            ({"data": "elsewhere", "data_id": store.id}, [0, 2]),  # moved
+            ({"data": "elsewhere"}, [0, 1, 2, 3]),
+            ({"episodes": 3}, [0, 2, 3]),  # one was collected since
+            ({"episodes": 1, "held_out": [], "online": True}, None),
+        )
+    ):
+        run = Run.create(tmp_path / str(i), {**about, **told})
+        if unseen is None:
+            with pytest.raises(UsageError, match="trained on every episode"):
+                workbench.unseen(store, run)
+        else:
+            assert workbench.unseen(store, run) == unseen

@@ -1,5 +1,6 @@
 """Planners are policies by name."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from conftest import COUNT_SPEC, CountEnv, Ones
 from contracts.test_world_models import statistics
 
-from worldlab import datasets, dynamics, players
+from worldlab import datasets, dynamics, envs, players
 from worldlab.errors import UsageError
 from worldlab.policies import RandomPolicy
 from worldlab.rollout import rollout
@@ -73,3 +74,17 @@ def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
     assert players.run_of(name) == (tmp_path, "recorded")
     with pytest.raises(UsageError, match="no episode of seed 24; it holds 4, from seed 20 to 23"):
         rollout(players.load(name, CountEnv()), CountEnv(), seed=21)
+
+
+def test_a_model_of_two_control_steps_plans_every_second(tmp_path):
+    env = envs.make("dm_control/pendulum-swingup-v0", n=2, size=None)
+    small = dynamics.RSSMConfig(size="tiny", sees="state", carry=True)
+    data = rollout(RandomPolicy(env.contract), env, seed=0, max_steps=3)
+    known = statistics(replace(data, privileged=torch.zeros(2, 4, 1)))
+    model = dynamics.create(dynamics.DreamerConfig(world=small, repeat=2), env.contract, known)
+    Run.create(tmp_path / "run", model.describe()).save(model.state_dict())
+    done = rollout(players.load(f"plan:{tmp_path / 'run'}", env), env, seed=0, max_steps=4).action
+    assert torch.equal(done[:, 0], done[:, 1])
+    assert not torch.equal(done[:, 1], done[:, 2])
+    with pytest.raises(UsageError, match="disagree"):
+        players.load(f"plan:{tmp_path / 'run'}", envs.make("dm_control/cartpole-swingup-v0", size=None))

@@ -41,6 +41,22 @@ def test_rows_are_a_slice_of_every_column():
     assert torch.equal(part.privileged, t.privileged[:, 1:3])
 
 
+def test_a_stride_sums_what_happened_between():
+    t = rollout(Ones(), CountEnv(3), seed=0).episode(0)  # counts to 5: rewards 1, 2, 3, 4, 5 or fewer
+    n = len(t.valid) - 1
+    two = t.strided(2)
+    assert torch.equal(two.obs.state, t.obs.state[: n // 2 * 2 + 1 : 2])
+    assert torch.equal(two.physics, t.physics[: n // 2 * 2 + 1 : 2])
+    for i in range(n // 2):
+        assert two.reward[i] == t.reward[2 * i] + t.reward[2 * i + 1]
+        assert two.success[i] == (t.success[2 * i] | t.success[2 * i + 1])
+        assert two.terminated[i] == (t.terminated[2 * i] | t.terminated[2 * i + 1])
+    assert not two.action[-1].any()
+    assert not two.reward[-1]
+    assert torch.equal(t.strided(1).reward, t.reward)
+    assert len(t.strided(n + 1).valid) == 1
+
+
 def test_a_wrong_shape_is_caught_under_test(env, policy):
     t = rollout(policy, env, seed=0)
     with pytest.raises(Exception, match="reward"):

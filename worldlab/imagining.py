@@ -15,6 +15,7 @@ from worldlab.errors import UsageError
 from worldlab.eval.branches import WAYS
 from worldlab.eval.positions import bodies_of
 from worldlab.protocols import Environment, Policy
+from worldlab.repeats import Every, steps_of
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import Device, pick_device
 from worldlab.workbench import Outcome, meet, unseen
@@ -34,16 +35,14 @@ def imagine(
     device: Device = "auto",
 ) -> Outcome:
     """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
-    model, store, run = (
-        dynamics.load(path, device=str(pick_device(device))),
-        datasets.EpisodeStore(data),
-        Run.open(path),
-    )
-    about = store.provenance
-    size = next(iter(store.spec.cameras.values()), None)
-    world = envs.make(str(about["env"]), n=max(1, min(32, starts)), size=size)
-    episodes, note = unseen(store, run), ""
-    if probe or not bodies_of(model.spec):
+    model, run = dynamics.load(path, device=str(pick_device(device))), Run.open(path)
+    recorded = datasets.EpisodeStore(data)
+    env, episodes, note = str(recorded.provenance["env"]), unseen(recorded, run), ""
+    stride = steps_of(model.spec, recorded.spec)
+    store = datasets.Strided(recorded, stride)
+    size = next(iter(model.spec.cameras.values()), None)
+    world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride)
+    if probe or (bodies_of(store.spec) and not bodies_of(model.spec)):
         trained = [i for i in range(len(store)) if i not in episodes] or episodes
         model = evaluation.fit_probe(model, store, trained, seed)
         note = PROBED.format(model.probe.n)
@@ -53,30 +52,31 @@ def imagine(
         store,
         world,
         branches=branches,
-        others={name: _other(name, world, device) for name in names if name not in WAYS},
+        others={name: _other(name, world, stride, device) for name in names if name not in WAYS},
         horizon=horizon,
         episodes=episodes,
         starts=starts,
         seed=seed,
     )
-    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": str(about["env"])}
+    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": env}
     values["probed"] = bool(note)
     write_atomically(path / "imagine.json", json.dumps(values, indent=1))
     ways = f"--branches {branches}" if isinstance(branches, int) else f"--ways {' '.join(branches)}"
     command = f"worldlab imagine {path} --data {data} --horizon {horizon} {ways} --starts {starts} --seed {seed}"
     page = evaluation.write_imagined(result, path, command=command, provenance=provenance(seed), note=note)
     errors = {str(h): error for h, error in result["effect_error"].value.items()}
-    return Outcome(f"effect error by horizon {errors} (copy-last 1), n = {result.n} branches: {page}", values)
+    what = "" if result.compared == "positions" else " of the observed state"
+    return Outcome(f"effect error{what} by horizon {errors} (copy-last 1), n = {result.n} branches: {page}", values)
 
 
-def _other(name: str, world: Environment, device: Device) -> Policy | Float[Tensor, "t a"]:
+def _other(name: str, world: Environment, stride: int, device: Device) -> Policy | Float[Tensor, "t a"]:
     """Actions from a file, or a policy by its name.
 
     Raises:
         UsageError: there is neither.
     """
     if not name.endswith(".npy"):
-        return meet(name, world, device)
+        return Every(meet(name, world, device), stride)
     try:
         actions = np.load(name, allow_pickle=False)
     except (OSError, ValueError) as error:

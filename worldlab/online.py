@@ -6,14 +6,11 @@ collected after its checkpoint would be collected again just so, and are kept.
 """
 
 import os
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from worldlab import datasets, dynamics, envs
 from worldlab.changes import Changes
@@ -23,31 +20,17 @@ from worldlab.errors import UsageError
 from worldlab.policies.random_policy import RandomPolicy
 from worldlab.presets import TrainConfig, preset
 from worldlab.protocols import Environment, Policy
+from worldlab.repeats import Held
 from worldlab.rollout import rollout
 from worldlab.runs import Json, Run, provenance, to_json
 from worldlab.seeding import key
 from worldlab.summaries import EPISODES, recent_returns
 from worldlab.training import Device, fit, pick_device
-from worldlab.trajectory import Observation, Trajectory
+from worldlab.trajectory import Trajectory
 from worldlab.workbench import Outcome
 
 STORE = "replay.zarr"
 """What a run has experienced, in its folder."""
-
-
-class Held:
-    """Another policy, each of whose actions is held for some control steps."""
-
-    def __init__(self, policy: Policy, repeat: int) -> None:
-        self.policy, self.repeat = policy, repeat
-
-    def reset(self, seeds: Sequence[int]) -> None:
-        """Begin one episode per seed."""
-        self.policy.reset(seeds)
-
-    def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
-        """The actions of the other, `repeat` times each."""
-        return self.policy.act(obs).repeat_interleave(self.repeat, 1)
 
 
 class Replay:
@@ -156,7 +139,14 @@ def train_recipe(
         model = dynamics.of_description(run.config)
     else:
         model = create_model(recipe, store, seed)
-        beside = {"data": str(out / STORE), "episodes": len(store), "held_out": [], "provenance": provenance(seed)}
+        beside = {
+            "data": str(out / STORE),
+            "data_id": store.id,
+            "episodes": len(store),
+            "held_out": [],
+            "online": True,
+            "provenance": provenance(seed),
+        }
         run = Run.create(out, {**model.describe(), **about, **beside}, (STORE,))
     assert isinstance(model, dynamics.Dreamer)
     replay = Replay(store, world, model, recipe, run)

@@ -1,6 +1,7 @@
 """Every policy by name: besides those of `worldlab.policies`, planners, what learnt in dreams, and recordings."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from worldlab import datasets, dynamics
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError, unknown
 from worldlab.protocols import Environment, Observable, Policy
+from worldlab.repeats import Held, steps_of
 from worldlab.runs import Run
 from worldlab.trajectory import Observation, Spec
 
@@ -60,12 +62,17 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
         if option not in OPTIONS:
             raise unknown("way to plan", option, OPTIONS)
     model = _simulator(env) if run == SIMULATOR else dynamics.load(run, device)
-    return dynamics.Planner(
+    planner = dynamics.Planner(
         model,
         dynamics.MPPI() if "mppi" in options else dynamics.CEM(),
         dynamics.ToZone(model.spec) if "zone" in options else dynamics.mean_reward,
-        env if isinstance(env, Observable) else None,
+        env if isinstance(env, Observable) and env.contract.privileged else None,
     )
+    repeat = steps_of(model.spec, env.contract)
+    if repeat == 1:
+        return planner
+    replace(model.spec, fps=env.contract.fps).check(env.contract)
+    return Held(planner, repeat)
 
 
 def _simulator(env: Environment) -> dynamics.Simulator:

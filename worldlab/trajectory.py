@@ -104,6 +104,26 @@ class Trajectory:
         axis = self.valid.ndim - 1
         return self.map(lambda x: x.narrow(axis, start, min(stop, x.shape[axis]) - start))
 
+    def strided(self, stride: int) -> "Trajectory":
+        """Every `stride`-th row of an episode (t,), as if its actions had been held for so long.
+
+        Rewards are summed, and success or an end between counts. Steps after the last whole stride are left out.
+        """
+        steps = (len(self.valid) - 1) // stride
+
+        def between(x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
+            held = total(x[: steps * stride].unflatten(0, (steps, stride)))
+            return torch.cat([held.to(x.dtype), x.new_zeros(1)])
+
+        every = self.map(lambda x: x[: steps * stride + 1 : stride])
+        return replace(
+            every,
+            action=torch.cat([every.action[:-1], torch.zeros_like(every.action[-1:])]),
+            reward=between(self.reward, lambda x: x.sum(1)),
+            terminated=between(self.terminated, lambda x: x.any(1)),
+            success=between(self.success, lambda x: x.any(1)),
+        )
+
     def pick(self, entries: Sequence[int]) -> "Trajectory":
         """The given batch entries, in the given order (the first axis must be the batch)."""
         index = torch.as_tensor(entries, dtype=torch.long)

@@ -120,6 +120,7 @@ def train_recipe(
         "preset": name,
         "recipe": to_json(config),
         "data": str(data),
+        "data_id": store.id,
         "env": str(store.provenance["env"]),
         "episodes": len(store),
         "held_out": held,
@@ -271,9 +272,12 @@ def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
     """
     config = run.config
     episodes = list(range(len(store)))
-    if config.get("data") == str(store.path):
+    # By what the store is, for it may have been moved or be named otherwise; older runs know its path only.
+    if store.id == config.get("data_id") or store.path == config.get("data"):
         held, known = config["held_out"], config["episodes"]
         assert isinstance(held, list)
+        # Who acts while learning has learnt from all that it experienced, however many episodes there were at first.
+        known = len(store) if config.get("online") else known
         assert isinstance(known, int)
         episodes = [i for i in episodes if i in held or i >= known]
     if not episodes:

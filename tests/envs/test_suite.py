@@ -106,6 +106,23 @@ def test_repeated_actions_add_up():
     np.testing.assert_array_equal(obs["state"], second[0]["state"])
 
 
+def test_a_row_recorded_at_every_step_is_branched_where_actions_are_held():
+    once, thrice = (suite.make("dm_control/cartpole-swingup-v0", 1, None, repeat) for repeat in (1, 3))
+    once.reset(seed=0)
+    action = np.full((1, 1), 0.7, np.float32)
+    for _ in range(998):
+        once.step(-action)
+    thrice.reset(seed=5)
+    thrice.restore(once.physics, ("x",))
+    steps = [once.step(action) for _ in range(2)]
+    obs, reward, _, truncated, _ = thrice.step(action)
+    assert truncated.all()  # after two of three control steps: the limit counts control steps
+    np.testing.assert_array_equal(obs["state"], steps[-1][0]["state"])
+    assert reward == steps[0][1] + steps[1][1]
+    with pytest.raises(UsageError, match="at least 1"):
+        suite.make("dm_control/cartpole-swingup-v0", 1, None, 0)
+
+
 def test_the_time_limit_truncates_and_survives_a_restore():
     env = suite.make("dm_control/pendulum-swingup-v0", 2, None, repeat=100)
     env.reset(seed=0)

@@ -57,7 +57,7 @@ def measure(model, store, **options):
 
 def test_a_perfect_model_has_no_error(store):
     r = measure(PerfectModel(), store)
-    for name in ("effect_error", "effect_error_object", "state_error_cm", "object_error_cm", "state_error_rad"):
+    for name in ("effect_error", "effect_error_object", "state_error_cm", "object_error_cm", "state_error_sd"):
         assert list(r[name].value) == [1, 2, 5, 10]
         assert max(r[name].value.values()) < 1e-4
     for name in ("reward_error", "regret"):
@@ -86,6 +86,34 @@ def test_half_the_effect_is_half_an_error(store):
     r = measure(Half(), store)
     np.testing.assert_allclose(list(r["effect_error"].value.values()), 0.5, atol=1e-4)
     assert set(r["effect_error_recorded"].value.values()) == {1.0}
+
+
+class Blind(CountEnv):
+    """Tells of no positions, as other people's environments do."""
+
+    def __init__(self, n):
+        super().__init__(n)
+        self.contract = replace(COUNT_SPEC, privileged=())
+
+    def _info(self):
+        return {name: value for name, value in super()._info().items() if name != "privileged"}
+
+
+def test_where_nobody_knows_positions_the_state_is_compared():
+    known = rollout(Shaky(), Blind(6), seed=0)
+    store = Store(replace(known.episode(i), privileged=None) for i in range(6))
+    store.spec = replace(COUNT_SPEC, privileged=())
+    for model, error in ((PerfectModel(), 0), (Half(), 0.5), (Deaf(), 1)):
+        model.spec = store.spec
+        r = counterfactual(model, store, Blind(5), branches=6, horizon=10, starts=8)
+        assert r.compared == "state"
+        np.testing.assert_allclose(list(r["effect_error"].value.values()), error, atol=1e-4)
+        assert not any("object" in name or "_cm" in name for name in r.measures)
+        assert {"state_error_sd", "state_error_sd_copy_last", "reward_error", "psnr", "regret"} <= set(r.measures)
+    # Standard deviations do not depend on units.
+    many = np.concatenate([t.obs.state.numpy() for t in store])
+    off = np.abs(r["state_error_sd_dataset_mean"].value[1] * many.std())
+    assert 0.1 < off < 5
 
 
 def test_branches_that_ended_do_not_count(store):

@@ -94,6 +94,11 @@ class EpisodeStore:
         return self.files.root
 
     @property
+    def id(self) -> str:
+        """What it was called when it was created, wherever it lies now."""
+        return self.header.id
+
+    @property
     def spec(self) -> Spec:
         """The contract of the environment that the episodes come from."""
         return self.header.spec

@@ -32,6 +32,7 @@ def make(
     threads: int = 0,
     meshes: bool = False,
     variation: Mapping[str, float] | None = None,
+    repeat: int = 1,
 ) -> MujocoVectorEnv | Lockstep:
     """Make n environments in lockstep.
 
@@ -43,9 +44,10 @@ def make(
         threads: that physics runs on; 0 is one per CPU. The result does not depend on it.
         meshes: draw the SO-101's real parts (needs so101-nexus, and a GPU to be quick).
         variation: severity from 0 (nominal) to 1 by the names in `variations.names()`, drawn anew each episode.
+        repeat: control steps for which an action is held; the simulated SO-101 takes one at every step.
 
     Raises:
-        UsageError: an id, camera or variation that does not exist.
+        UsageError: an id, camera or variation that does not exist, or a `repeat` that is not possible.
     """
     shape = (size, size) if isinstance(size, int) else size
     chosen = _named(id)
@@ -55,10 +57,12 @@ def make(
         if id.startswith("dm_control/"):
             from worldlab.envs import suite
 
-            return suite.make(id, n, shape)
+            return suite.make(id, n, shape, repeat)
         from worldlab.envs import gymnasium_env
 
-        return gymnasium_env.make(id, n, shape)
+        return gymnasium_env.make(id, n, shape, repeat)
+    if repeat != 1:
+        raise UsageError(f"'{id}' takes an action at every control step; repeat={repeat} is for others' environments.")
     if shape is None:
         shape, cameras = (64, 64), ()
     for camera in cameras:

@@ -24,24 +24,25 @@ _STATE = mujoco.mjtState.mjSTATE_INTEGRATION
 _FPS = 30  # Gymnasium's own assumption where an environment does not say
 
 
-def make(id: str, n: int = 1, size: int | Size = 64) -> "GymnasiumEnv":  # noqa: A002
+def make(id: str, n: int = 1, size: int | Size = 64, repeat: int = 1) -> "GymnasiumEnv":  # noqa: A002
     """A registered environment by name; restorable where it is simulated by MuJoCo.
 
     Args:
         id: as `gymnasium.make` takes it.
         n: environments in lockstep.
         size: side or (height, width) of "images.front" in pixels; None leaves images out.
+        repeat: control steps for which an action is held.
 
     Raises:
-        UsageError: there is none of that name, a package it needs is missing, or its observations or actions do not
-            fit a `Spec`.
+        UsageError: there is none of that name, a package it needs is missing, its observations or actions do not
+            fit a `Spec`, or `repeat` is below 1.
     """
     envs = [_open(id, None) for _ in range(n)]
     if _simulation(envs[0]) is not None:
-        return SimulatedGymnasiumEnv(id, envs, shape(size))
+        return SimulatedGymnasiumEnv(id, envs, shape(size), repeat)
     if size is not None and "rgb_array" in envs[0].metadata.get("render_modes", ()):
-        return GymnasiumEnv(id, [_open(id, "rgb_array") for _ in range(n)], shape(size))
-    return GymnasiumEnv(id, envs, None)
+        return GymnasiumEnv(id, [_open(id, "rgb_array") for _ in range(n)], shape(size), repeat)
+    return GymnasiumEnv(id, envs, None, repeat)
 
 
 class GymnasiumEnv(Lockstep):
@@ -53,41 +54,44 @@ class GymnasiumEnv(Lockstep):
     s + i; that nothing else decides what happens is up to the environment.
     """
 
-    def __init__(self, id: str, envs: list[Env], size: Size) -> None:  # noqa: A002
+    def __init__(self, id: str, envs: list[Env], size: Size, repeat: int) -> None:  # noqa: A002
         self._envs = envs
-        self._size = size
         self._observed: Space = envs[0].observation_space
         self._acts: Space = envs[0].action_space
-        super().__init__(_contract(id, envs[0], size), len(envs), id, gymnasium.spec(id).max_episode_steps)
+        super().__init__(_contract(id, envs[0], size), len(envs), id, gymnasium.spec(id).max_episode_steps, repeat)
         if size is not None:
-            self._try_to_draw(id)
+            self._try_to_draw(id, size)
 
     def _begin(self, i: int, seed: int) -> Moment:
         observation, info = self._envs[i].reset(seed=seed)
-        return Moment(self._see(i, observation), success=_success(info))
+        return Moment(self._see(observation), success=_success(info))
 
     def _advance(self, i: int, action: NDArray[np.float32]) -> Moment:
         observation, reward, terminated, truncated, info = self._envs[i].step(self._given(action))
-        return Moment(self._see(i, observation), float(reward), bool(terminated), bool(truncated), _success(info))
+        return Moment(
+            self._see(observation),
+            reward=float(reward),
+            terminated=bool(terminated),
+            truncated=bool(truncated),
+            success=_success(info),
+        )
 
     def _given(self, action: NDArray[np.float32]) -> object:
         if isinstance(self._acts, Discrete):
             return self._acts.start + int(action.argmax())
         return action.reshape(self._acts.shape).astype(self._acts.dtype)
 
-    def _see(self, i: int, observation: object) -> dict[str, Array]:
-        obs: dict[str, Array] = {"state": np.asarray(flatten(self._observed, observation), np.float32)}
-        if self._size is not None:
-            obs["images.front"] = self._picture(i, self._size)
-        return obs
+    def _see(self, observation: object) -> NDArray[np.float32]:
+        return np.asarray(flatten(self._observed, observation), np.float32)
 
-    def _picture(self, i: int, size: tuple[int, int]) -> Array:
+    def _draw(self, i: int, size: tuple[int, int]) -> Array:
         frame = np.asarray(self._envs[i].render(), np.uint8)
         return cv2.resize(frame, size[::-1], interpolation=cv2.INTER_AREA)
 
-    def _try_to_draw(self, id: str) -> None:  # noqa: A002
+    def _try_to_draw(self, id: str, size: tuple[int, int]) -> None:  # noqa: A002
         try:
             self._begin(0, 0)
+            self._draw(0, size)
         except gymnasium.error.Error as error:
             raise UsageError(f"Gymnasium cannot draw '{id}': {error} Without images: size=None.") from None
 
@@ -108,14 +112,14 @@ class SimulatedGymnasiumEnv(GymnasiumEnv, RestorableLockstep):
     because Gymnasium's viewers mix up their OpenGL contexts where there is more than one environment.
     """
 
-    def __init__(self, id: str, envs: list[Env], size: Size) -> None:  # noqa: A002
+    def __init__(self, id: str, envs: list[Env], size: Size, repeat: int) -> None:  # noqa: A002
         self._simulations = [_require_simulation(env) for env in envs]
         model = self._simulations[0][0]
         self._camera = fixed(0) if model.ncam else free(model)
         self._renderer = None if size is None else Renderer(model, size)
-        super().__init__(id, envs, size)
+        super().__init__(id, envs, size, repeat)
 
-    def _picture(self, i: int, size: tuple[int, int]) -> Array:
+    def _draw(self, i: int, size: tuple[int, int]) -> Array:
         assert self._renderer is not None
         return self._renderer.draw(*self._simulations[i], self._camera)
 
@@ -123,17 +127,14 @@ class SimulatedGymnasiumEnv(GymnasiumEnv, RestorableLockstep):
         model, data = self._simulations[i]
         state = np.empty(mujoco.mj_stateSize(model, _STATE))
         mujoco.mj_getState(model, data, state, _STATE)
-        return np.concatenate([state, self._now[i].obs["state"]], dtype=np.float64)
+        return np.concatenate([state, self._now[i].state], dtype=np.float64)
 
     def _load(self, i: int, state: NDArray[np.float64]) -> Moment:
         model, data = self._simulations[i]
         seen = len(self.contract.state)
         mujoco.mj_setState(model, data, state[:-seen], _STATE)
         mujoco.mj_forward(model, data)
-        obs: dict[str, Array] = {"state": state[-seen:].astype(np.float32)}
-        if self._size is not None:
-            obs["images.front"] = self._picture(i, self._size)
-        return Moment(obs)
+        return Moment(state[-seen:].astype(np.float32))
 
 
 def _open(id: str, render_mode: str | None) -> Env:  # noqa: A002

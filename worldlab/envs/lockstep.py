@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import gymnasium
 import numpy as np
@@ -30,8 +30,10 @@ def shape(size: int | Size) -> Size:
 class Moment:
     """What one environment shows after a reset, a step or a restore."""
 
-    obs: dict[str, Array]
-    """"state" and "images.<camera>", without a batch axis."""
+    state: NDArray[np.float32]
+    """Shape (s,)."""
+    images: dict[str, Array] = field(default_factory=dict[str, Array])
+    """Camera name -> (h, w, 3)."""
     reward: float = 0.0
     terminated: bool = False
     truncated: bool = False
@@ -50,11 +52,25 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
     stepped, shows its last observation and earns nothing. Actions are clipped to the contract's limits.
     """
 
-    def __init__(self, contract: Spec, n: int, task: str, limit: int | None) -> None:
-        """`task` is the instruction of every environment; `limit` the steps after which an episode is truncated."""
-        self.contract = contract
+    def __init__(self, contract: Spec, n: int, task: str, limit: int | None, repeat: int = 1) -> None:
+        """Prepare n environments.
+
+        Args:
+            contract: of one that is asked for an action at every control step.
+            n: how many.
+            task: instruction of every environment.
+            limit: control steps after which an episode is truncated.
+            repeat: control steps for which every action is held. Rewards are summed, success between counts, and an
+                episode that ends between ends there.
+
+        Raises:
+            UsageError: an action is to be held for less than a step.
+        """
+        if repeat < 1:
+            raise UsageError(f"an action is held for at least 1 control step; got {repeat}.")
+        self.contract = contract = replace(contract, fps=max(1, contract.fps // repeat))
         self.num_envs = n
-        self.limit = limit
+        self.limit, self.repeat = limit, repeat
         self.metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_fps": contract.fps}
         spaces: dict[str, gymnasium.Space[Array]] = {
             f"images.{name}": Box(0, 255, (*size, 3), np.uint8) for name, size in contract.cameras.items()
@@ -77,20 +93,24 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
     def _advance(self, i: int, action: NDArray[np.float32]) -> Moment:
         """One control step of environment i."""
 
+    @abstractmethod
+    def _draw(self, i: int, size: tuple[int, int]) -> Array:
+        """The picture (h, w, 3) that environment i shows now."""
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[dict[str, Array], dict[str, object]]:
         """Start n episodes; without a seed they follow from the last seed given."""
         super().reset(seed=seed)
         first = int(self.np_random.integers(1 << 31)) if seed is None else seed
-        self._now = [self._begin(i, first + i) for i in range(self.num_envs)]
+        self._now = [self._look(i, self._begin(i, first + i)) for i in range(self.num_envs)]
         self._steps = [0] * self.num_envs
         return self._obs(), self._info()
 
     def step(
         self, actions: NDArray[np.float32]
     ) -> tuple[dict[str, Array], NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_], dict[str, object]]:
-        """One control step of every environment whose episode goes on; actions (n, a) in environment units."""
+        """One step of every environment whose episode goes on; actions (n, a) in environment units."""
         if not self._now:
             raise gymnasium.error.ResetNeeded("call reset before step.")
         clipped = np.clip(np.asarray(actions, np.float32), self._low, self._high)
@@ -103,15 +123,37 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
             self._info(),
         )
 
+    def observe(self) -> tuple[dict[str, Array], dict[str, object]]:
+        """The present observation and info, without a step.
+
+        Raises:
+            gymnasium.error.ResetNeeded: nothing has begun.
+        """
+        if not self._now:
+            raise gymnasium.error.ResetNeeded("call reset before observe.")
+        return self._obs(), self._info()
+
     def _next(self, i: int, action: NDArray[np.float32]) -> Moment:
-        if self._now[i].over:
-            return replace(self._now[i], reward=0.0)
-        self._steps[i] += 1
-        moment = self._advance(i, action)
-        return replace(moment, truncated=moment.truncated or self._steps[i] == self.limit)
+        """What comes of an action."""
+        now, reward, success = replace(self._now[i], reward=0.0), 0.0, False
+        if now.over:
+            return now
+        for _ in range(self.repeat):
+            self._steps[i] += 1
+            now = self._advance(i, action)
+            now = replace(now, truncated=now.truncated or self._steps[i] == self.limit)
+            reward, success = reward + now.reward, success or now.success
+            if now.over:
+                break
+        return self._look(i, replace(now, reward=reward, success=success))
+
+    def _look(self, i: int, moment: Moment) -> Moment:
+        """A moment with its pictures."""
+        return replace(moment, images={name: self._draw(i, size) for name, size in self.contract.cameras.items()})
 
     def _obs(self) -> dict[str, Array]:
-        return {name: np.stack([m.obs[name] for m in self._now]) for name in self._now[0].obs}
+        images = {f"images.{name}": np.stack([m.images[name] for m in self._now]) for name in self.contract.cameras}
+        return {"state": np.stack([m.state for m in self._now])} | images
 
     def _info(self) -> dict[str, object]:
         return {"task": self._task, "success": np.array([m.success for m in self._now])}
@@ -120,8 +162,9 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
 class RestorableLockstep(Lockstep):
     """A lockstep environment whose simulators can be saved and branched.
 
-    A row of `physics` is the simulator's own state followed by the steps taken and whether the episode was terminated,
-    truncated and successful, so that a restored episode keeps its time limit and a finished one still stands still.
+    A row of `physics` is the simulator's own state followed by the control steps taken and whether the episode was
+    terminated, truncated and successful, so that a restored episode keeps its time limit and a finished one still
+    stands still. It means the same where actions are held for longer.
     """
 
     @abstractmethod
@@ -153,6 +196,8 @@ class RestorableLockstep(Lockstep):
         self._task = tuple(task)
         self._steps = [int(steps) for steps, *_ in book]
         self._now = [
-            replace(self._load(i, states[i]), terminated=bool(ended), truncated=bool(cut), success=bool(done))
+            self._look(
+                i, replace(self._load(i, states[i]), terminated=bool(ended), truncated=bool(cut), success=bool(done))
+            )
             for i, (_, ended, cut, done) in enumerate(book)
         ]

@@ -33,10 +33,10 @@ def make(id: str, n: int = 1, size: int | Size = 64, repeat: int = 1) -> "Contro
         id: "dm_control/<domain>-<task>-v0", one of `IDS`.
         n: environments in lockstep.
         size: side or (height, width) of "images.front" in pixels; None leaves images out.
-        repeat: control steps of the suite per step; results from pixels are commonly reported with 2.
+        repeat: control steps for which an action is held; results from pixels are commonly reported with 2.
 
     Raises:
-        UsageError: no task has that name.
+        UsageError: no task has that name, or `repeat` is below 1.
     """
     if id not in IDS:
         raise unknown("environment", id, IDS)
@@ -47,10 +47,9 @@ def make(id: str, n: int = 1, size: int | Size = 64, repeat: int = 1) -> "Contro
 class ControlSuiteEnv(RestorableLockstep):
     """n copies of one task.
 
-    The state is the task's observations in their order, named after their keys ("position.0"). Rewards are the suite's,
-    summed over repeats. The suite defines no success: here a control step at full reward (1) counts, and so does LQR's
-    convergence, the only termination there is. Tasks with a dense product reward, such as cartpole-swingup, hardly ever
-    get there; compare their returns.
+    The state is the task's observations in their order, named after their keys ("position.0"). The suite defines no
+    success: here a control step at full reward (1) counts, and so does LQR's convergence, the only termination there
+    is. Tasks with a dense product reward, such as cartpole-swingup, hardly ever get there; compare their returns.
 
     `physics` is mjSTATE_INTEGRATION, the sensor readings (some are of the step before and follow from no state) and the
     episode's seed. Tasks write the goal, and quadruped-escape its terrain, into the model: a row of another episode is
@@ -61,13 +60,10 @@ class ControlSuiteEnv(RestorableLockstep):
         # A fixed seed here, because LQR draws its stiffness and damping while loading: all n are one system.
         self._copies: list[Environment] = [suite.load(domain, task, {"random": 0}) for _ in range(n)]
         self._seeds = [-1] * n
-        self._repeat = repeat
-        self._size = size
         self._camera = fixed(_CAMERA.get(domain, 0))
         self._renderers: dict[int, Renderer] = {}
-        super().__init__(
-            _contract(self._copies[0], size, repeat), n, f"{domain} {task}".replace("_", " "), EPISODE // repeat
-        )
+        name = f"{domain} {task}".replace("_", " ")
+        super().__init__(_contract(self._copies[0], size), n, name, EPISODE, repeat)
 
     def _begin(self, i: int, seed: int) -> Moment:
         copy = self._copies[i]
@@ -81,18 +77,12 @@ class ControlSuiteEnv(RestorableLockstep):
 
     def _advance(self, i: int, action: NDArray[np.float32]) -> Moment:
         task, physics = self._copies[i].task, self._copies[i].physics
-        reward, success, terminated = 0.0, False, False
-        for _ in range(self._repeat):
-            task.before_step(action, physics)
-            physics.step(_substeps(self._copies[i]))
-            task.after_step(physics)
-            now = float(task.get_reward(physics))
-            reward += now
-            terminated = task.get_termination(physics) is not None
-            success = success or terminated or now >= 1
-            if terminated:
-                break
-        return Moment(self._see(i), reward, terminated, success=success)
+        task.before_step(action, physics)
+        physics.step(_substeps(self._copies[i]))
+        task.after_step(physics)
+        reward = float(task.get_reward(physics))
+        terminated = task.get_termination(physics) is not None
+        return Moment(self._see(i), reward=reward, terminated=terminated, success=terminated or reward >= 1)
 
     def _save(self, i: int) -> NDArray[np.float64]:
         physics = self._copies[i].physics
@@ -108,15 +98,12 @@ class ControlSuiteEnv(RestorableLockstep):
         physics.data.sensordata[:] = state[-1 - sensors : -1]
         return Moment(self._see(i))
 
-    def _see(self, i: int) -> dict[str, Array]:
+    def _see(self, i: int) -> NDArray[np.float32]:
         copy = self._copies[i]
         values = copy.task.get_observation(copy.physics).values()
-        obs: dict[str, Array] = {"state": np.concatenate([np.ravel(v) for v in values]).astype(np.float32)}
-        if self._size is not None:
-            obs["images.front"] = self._render(i, self._size)
-        return obs
+        return np.concatenate([np.ravel(v) for v in values]).astype(np.float32)
 
-    def _render(self, i: int, size: tuple[int, int]) -> Array:
+    def _draw(self, i: int, size: tuple[int, int]) -> Array:
         # Copies share a renderer, unless there is a terrain: it is uploaded when a renderer is made.
         model = self._copies[i].physics.model.ptr
         which = i if model.nhfield else 0
@@ -129,7 +116,7 @@ def _substeps(env: Environment) -> int:
     return round(env.control_timestep() / env.physics.timestep())
 
 
-def _contract(env: Environment, size: Size, repeat: int) -> Spec:
+def _contract(env: Environment, size: Size) -> Spec:
     model, action = env.physics.model.ptr, env.action_spec()
     observation = env.task.get_observation(env.physics)
     return Spec(
@@ -140,7 +127,7 @@ def _contract(env: Environment, size: Size, repeat: int) -> Spec:
         control="raw",
         low=tuple(action.minimum.tolist()),
         high=tuple(action.maximum.tolist()),
-        fps=round(1 / (env.control_timestep() * repeat)),
+        fps=round(1 / env.control_timestep()),
     )
 
 

@@ -20,12 +20,22 @@ _LEAD = """\
 dream, by the same actions ({kinds}). What the dream says is held against what would really have happened."""
 
 _EFFECT = """\
-Effect error ‖(x̂ₖ − x̂₀) − (xₖ − x₀)‖ / ‖xₖ − x₀‖ over {n} branches of {starts} recorded moments; x is the position
-of the gripper and the objects in the simulator, x̂ in the dream, 0 the recorded actions and k other ones. Bands are
-95 % bootstrap intervals over moments. The second curve is of the objects alone, over pairs of branches in which one has
-moved a centimetre: as far as it is near 1, the dream knows where the arm goes and not where a pushed object goes."""
+Effect error ‖(x̂ₖ − x̂₀) − (xₖ − x₀)‖ / ‖xₖ − x₀‖ over {n} branches of {starts} recorded moments; x is {what}
+in the simulator, x̂ in the dream, 0 the recorded actions and k other ones. Bands are 95 % bootstrap intervals over
+moments."""
+
+_POSITIONS = "the position of the gripper and the objects"
+_STATE = "the observed state, each column in its standard deviations in the data,"
+
+_OBJECTS = """\
+ The second curve is of the objects alone, over pairs of branches in which one has moved a centimetre: as far as it is
+near 1, the dream knows where the arm goes and not where a pushed object goes."""
 
 _MOVED = "Mean distance of the objects from where they are, over the pairs of branches in which one has moved."
+
+_COLUMNS = "Mean over the columns of the observed state, each in its standard deviations in the data."
+
+_REWARD = "Mean absolute error of the reward of each step."
 
 _PICTURES = """\
 First camera, on the pixels that change in some branch of a moment; decibels of the squared error pooled over branches
@@ -55,6 +65,7 @@ _ROWS = {
     "object_error_cm": "distance of moved objects, cm",
     "object_error_rad": "heading of moved objects, rad",
     "state_error_rad": "joints, rad",
+    "state_error_sd": "state, standard deviations",
     "psnr": "PSNR where it moves, dB",
     "ssim": "SSIM where it moves",
     "reward_error": "reward",
@@ -68,6 +79,8 @@ _ROWS = {
 def effect_fact(result: CounterfactualResult, horizon: int) -> Fact:
     """The effect error as a headline number."""
     error = result["effect_error"]
+    if not error.n[horizon]:
+        return Fact("–", f"effect error of the dream after {horizon} steps", "no branch went on for so long")
     low, high = error.interval[horizon]
     detail = f"n = {error.n[horizon]} branches, {low:.2f} to {high:.2f}; 1 = ignores actions"
     return Fact(f"{error.value[horizon]:.2f}", f"effect error of the dream after {horizon} steps", detail)
@@ -82,21 +95,26 @@ def branch_sections(result: CounterfactualResult, command: str, note: str = "") 
         note: what is to be known of the model.
     """
     steps = _STEPS.format(result.fps)
+    of_positions = result.compared == "positions"
+    curves = [_curve("arm and objects" if of_positions else "observed state", result["effect_error"])]
+    text = _EFFECT.format(n=result.n, starts=result.starts, what=_POSITIONS if of_positions else _STATE)
+    if "effect_error_object" in result.measures:
+        curves.append(_curve("objects that moved", result["effect_error_object"]))
+        text += _OBJECTS
     effect = Curves(
         "Does the dream listen to actions?",
-        (
-            _curve("arm and objects", result["effect_error"]),
-            _curve("objects that moved", result["effect_error_object"]),
-        ),
+        tuple(curves),
         steps,
         "effect error",
         command,
         (1.0, "ignores actions: copy-last, or fed the recorded actions"),
-        _EFFECT.format(n=result.n, starts=result.starts),
+        text,
     )
     sections: list[Section] = [effect]
     for title, name, label, text in (
         ("How far is the dream from the truth?", "state_error_cm", "error, cm", "Gripper and objects, mean distance."),
+        ("How far is the dream from the truth?", "state_error_sd", "error, standard deviations", _COLUMNS),
+        ("How well does it foresee rewards?", "reward_error", "error of the reward", _REWARD),
         ("And the objects that were pushed?", "object_error_cm", "error, cm", _MOVED),
         ("How good are its pictures, where something moves?", "psnr", "PSNR, dB", _PICTURES),
     ):
@@ -155,13 +173,14 @@ def _facts(result: CounterfactualResult, horizon: int) -> list[Fact]:
     wanted = (
         ("effect_error_object", "effect error of moved objects", "{:.2f}"),
         ("state_error_cm", "cm from the truth", "{:.1f}"),
+        ("state_error_sd", "standard deviations from the truth", "{:.2f}"),
         ("rank_correlation", "rank correlation of the branches' returns", "{:.2f}"),
     )
     found: list[Fact] = []
     for name, label, text in wanted:
-        measure = result[name]
-        low, high = measure.interval[horizon]
-        if measure.n[horizon]:
+        measure = result.measures.get(name)
+        if measure is not None and measure.n[horizon]:
+            low, high = measure.interval[horizon]
             detail = f"n = {measure.n[horizon]}, {low:.2f} to {high:.2f}, {horizon} steps"
             found.append(Fact(text.format(measure.value[horizon]), label, detail))
     return found

@@ -62,7 +62,7 @@ def choose_starts(store: Episodes, episodes: Sequence[int], starts: int, horizon
 
     def begin(i: int) -> Start:
         episode = store[episodes[i % len(episodes)]]
-        if episode.physics is None or episode.privileged is None:
+        if episode.physics is None:
             raise UsageError("the store holds no physics, so the simulator cannot be restored to its rows.")
         acted = len(episode.valid) - 1
         row = int(torch.randint(max(1, acted - horizon + 1), (), generator=generator(seed, i)))

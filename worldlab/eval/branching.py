@@ -8,6 +8,7 @@ from torch import Tensor
 
 from worldlab.errors import UsageError
 from worldlab.eval.branches import Start
+from worldlab.eval.positions import Compared
 from worldlab.protocols import Environment, Observable, Policy, Restorable, Sketching, WorldModel
 from worldlab.rollout import branch, observation
 from worldlab.seeding import generator
@@ -30,7 +31,7 @@ def _empty(shape: tuple[int, int, int], spec: Spec) -> Trajectory:
         terminated=torch.zeros(shape, dtype=torch.bool),
         success=torch.zeros(shape, dtype=torch.bool),
         valid=torch.ones(shape, dtype=torch.bool),
-        privileged=torch.zeros(*shape, len(spec.privileged)),
+        privileged=torch.zeros(*shape, len(spec.privileged)) if spec.privileged else None,
     )
 
 
@@ -95,37 +96,42 @@ def follow(
 
 
 def imagine[S](
-    model: WorldModel[S], starts: Sequence[Start], actions: Float[Tensor, "s k t a"], seed: int, samples: int
-) -> tuple[Trajectory, Float[Tensor, "m s k t z"]]:
+    model: WorldModel[S],
+    starts: Sequence[Start],
+    actions: Float[Tensor, "s k t a"],
+    seed: int,
+    samples: int,
+    compared: Compared,
+) -> tuple[Trajectory, Float[Tensor, "m s k t n d"]]:
     """Dream every branch, those of one start state at once.
 
     Returns:
-        One dream (s, k, t), and the privileged state of so many dreams, that one among them.
+        One dream (s, k, t), and what is compared of so many dreams, that one among them.
     """
     rolled = _empty((actions.shape[0], actions.shape[1], actions.shape[2]), model.spec)
-    assert rolled.privileged is not None
-    spread = rolled.privileged.new_zeros(samples, *rolled.privileged.shape)
+    nothing = compared.of(rolled, model.spec)
+    spread = nothing.new_zeros(samples, *nothing.shape)
     unsure = False
     sketch = model.sketch if isinstance(model, Sketching) else model.imagine
     for s, start in enumerate(starts):
         belief = model.observe(stack([start.context] * actions.shape[1]))
         dream = model.imagine(belief, actions[s], generator(seed, s))[0].to("cpu")
-        assert dream.privileged is not None
         for into, column in (
             (rolled.reward, dream.reward),
             (rolled.terminated, dream.terminated),
             (rolled.success, dream.success),
             (rolled.obs.state, dream.obs.state),
-            (rolled.privileged, dream.privileged),
             *((frames, dream.obs.images[name]) for name, frames in rolled.obs.images.items()),
         ):
             into[s] = column
-        spread[:, s] = dream.privileged
+        if rolled.privileged is not None:
+            assert dream.privileged is not None
+            rolled.privileged[s] = dream.privileged
+        spread[:, s] = compared.of(dream, model.spec)
         if s and not unsure:
             continue  # it dreamt the same every time of the first start, so it always does
         for m in range(1, samples):
-            other = sketch(belief, actions[s], generator(seed, s, m))[0].privileged
-            assert other is not None
-            spread[m, s] = other.cpu()
-        unsure = unsure or bool((spread[:, s] != dream.privileged).any())
+            other = sketch(belief, actions[s], generator(seed, s, m))[0].to("cpu")
+            spread[m, s] = compared.of(other, model.spec)
+        unsure = unsure or bool((spread[:, s] != spread[0, s]).any())
     return rolled, spread

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from worldlab.errors import UsageError, unknown
 from worldlab.eval.branches import WAYS, Episodes, Start, actions_of, choose_starts, kinds_of
 from worldlab.eval.branching import camera_of, follow, imagine, simulate
 from worldlab.eval.pooling import ByHorizon, Measure
-from worldlab.eval.positions import bodies_of
+from worldlab.eval.positions import Compared, bodies_of
 from worldlab.eval.scores import Branches, average, score
 from worldlab.protocols import Environment, Policy, Restorable, WorldModel
 from worldlab.runs import Json
@@ -52,7 +53,8 @@ class CounterfactualResult:
 
     With x the positions of the gripper and of the objects, k an alternative branch, 0 the recorded one and ^ the dream:
     effect error = ‖(x̂ₖ - x̂₀) - (xₖ - x₀)‖ / ‖xₖ - x₀‖, each norm pooled over branches and start states. A model that
-    ignores actions scores 1.
+    ignores actions scores 1. Where the simulator tells of no positions (dm_control, Gymnasium), x is the observed
+    state, each column in its standard deviations in the data (`compared` says which), and nothing is said of objects.
 
     The measures, by their names in JSON (`result["effect_error"].value[10]`):
 
@@ -61,7 +63,7 @@ class CounterfactualResult:
       branch and of the prediction that nothing moves: 1 by definition.
     * state_error_cm, the mean distance of gripper and objects from where they are; object_error_cm, of the objects in
       the pairs in which one has moved; object_error_rad, of those objects' headings, modulo quarter turns;
-      state_error_rad, of the joints.
+      state_error_rad, of the joints, or, where the state is not that of joints, state_error_sd in standard deviations.
     * psnr and ssim of the first camera, on the pixels that move in some branch of the start state; PSNR is that of the
       pooled mean squared error.
     * reward_error, mean absolute.
@@ -91,6 +93,8 @@ class CounterfactualResult:
     """Dreams of every branch."""
     kinds: tuple[str, ...]
     """What the actions of each branch are."""
+    compared: Literal["positions", "state"]
+    """What x is in the effect error."""
     fps: int
     """Control steps a second."""
     examples: tuple[Example, ...] = field(repr=False)
@@ -128,7 +132,8 @@ def counterfactual[S](
     counts at a step only if, in the simulator, neither of the two had ended before it (`n_by_horizon` says how many).
 
     Args:
-        model: fills `privileged` in what it imagines; see `worldlab.eval.fit_probe` for one that does not.
+        model: fills `privileged` in what it imagines, where the simulator knows positions; see
+            `worldlab.eval.fit_probe` for one that does not.
         store: recorded episodes, with `physics`.
         env: the simulator that made them.
         branches: how many per start state, the recorded one included; or what the others do, by the names of
@@ -151,9 +156,10 @@ def counterfactual[S](
     given = {name: _given(name, (others or {})[name], env, begun, horizon, seed) for name in others or {}}
     actions = torch.stack([actions_of(i, begun, kinds, horizon, env.contract, seed, given) for i in range(starts)])
     truth = simulate(env, begun, actions)
-    dream, samples = imagine(model, begun, actions, seed, SAMPLES)
     mean = average(store, [i for i in range(len(store)) if i not in held] or held, seed)
-    measured = Branches(begun, truth, dream, samples, mean, env.contract, model.spec, store.spec, bodies)
+    compared = Compared(bodies, mean.deviation)
+    dream, samples = imagine(model, begun, actions, seed, SAMPLES, compared)
+    measured = Branches(begun, truth, dream, samples, mean, env.contract, model.spec, store.spec, compared)
     measures, by_kind, pairs, moved = score(measured, kinds, seed)
     return CounterfactualResult(
         measures=measures,
@@ -167,6 +173,7 @@ def counterfactual[S](
         seed=seed,
         samples=SAMPLES,
         kinds=kinds,
+        compared="positions" if bodies else "state",
         fps=env.contract.fps,
         examples=tuple(_example(measured, kinds, s) for s in range(min(EXAMPLES, starts)) if env.contract.cameras),
     )
@@ -183,17 +190,17 @@ def _kinds(branches: int | Sequence[str], others: Mapping[str, Policy | Float[Te
 
 
 def _agree[S](model: WorldModel[S], env: Environment) -> tuple[str, ...]:
-    """The bodies whose places are compared.
+    """The bodies whose places are compared; none where the simulator tells of none, and the state is compared.
 
     Raises:
-        UsageError: the model and the environment do not fit together.
+        UsageError: the model and the environment do not fit together, or the model does not tell of all bodies.
     """
     if not isinstance(env, Restorable):
         raise UsageError("this environment cannot be restored to a saved state, so there is no truth to compare with.")
     model.spec.check(env.contract, ("world model", "environment"))
     bodies = bodies_of(env.contract)
-    if not bodies or not set(bodies) <= set(bodies_of(model.spec)):
-        known = ", ".join(bodies) or "nothing"
+    if not set(bodies) <= set(bodies_of(model.spec)):
+        known = ", ".join(bodies)
         raise UsageError(f"the positions that the simulator knows ({known}) are not all imagined by the world model.")
     return bodies
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldlab.eval.pooling import Finish, Pooled, at_horizons
-from worldlab.trajectory import Spec
+from worldlab.trajectory import Spec, Trajectory
 
 MOVED = 0.01
 """An object has moved when it is this far from where it was, metres."""
@@ -35,6 +35,27 @@ def present(privileged: Float[Tensor, "s z"], spec: Spec, bodies: Sequence[str])
     return torch.stack([torch.ones(len(privileged), dtype=torch.bool) if x is None else x for x in there], -1)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What of a world is compared: where its bodies are, or, if nobody knows where, the state that is observed."""
+
+    bodies: tuple[str, ...]
+    """The gripper and the objects; () compares the state."""
+    deviation: Float[Tensor, " s"]
+    """Standard deviation of each column of the state in the data. One that is 0 is not compared."""
+
+    def of(self, world: Trajectory, spec: Spec) -> Float[Tensor, "*b n d"]:
+        """Positions (bodies, 3) in metres, or the state (columns, 1) in standard deviations."""
+        if not self.bodies:
+            return self.standard(world.obs.state)[..., None]
+        assert world.privileged is not None
+        return metres(world.privileged, spec, self.bodies)
+
+    def standard(self, state: Float[Tensor, "*b s"]) -> Float[Tensor, "*b s"]:
+        """The state in standard deviations, 0 where it is not compared."""
+        return state.double() / torch.where(self.deviation > 0, self.deviation, torch.inf)
+
+
 def headings(privileged: Tensor, spec: Spec, bodies: Sequence[str]) -> Float[Tensor, "*b bodies"]:
     """Rotation about the vertical, radians; nan for a body without an orientation."""
     found: list[Tensor] = []
@@ -50,14 +71,14 @@ def headings(privileged: Tensor, spec: Spec, bodies: Sequence[str]) -> Float[Ten
 
 @dataclass(frozen=True)
 class Positions:
-    """Where everything really was, metres; index t is after action t. Branch 0 is the recorded one."""
+    """Where everything really was, as `Compared` says; index t is after action t. Branch 0 is the recorded one."""
 
-    truth: Float[Tensor, "s k t bodies 3"]
-    start: Float[Tensor, "s 1 1 bodies 3"]
+    truth: Float[Tensor, "s k t bodies d"]
+    start: Float[Tensor, "s 1 1 bodies d"]
     counts: Bool[Tensor, "s k t bodies"]
     """The branch had not ended, and the body is there."""
     objects: Bool[Tensor, " bodies"]
-    """Which bodies are objects."""
+    """Which bodies are objects; none, where the state is compared."""
 
     @property
     def pairs(self) -> Bool[Tensor, "s j t bodies"]:
@@ -71,21 +92,21 @@ class Positions:
         ever = far.any(-1).int().cummax(-1).values.bool()
         return self.pairs & self.objects & (ever[:, 1:] | ever[:, :1])[..., None]
 
-    def effect(self, said: Float[Tensor, "s k t bodies 3"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
+    def effect(self, said: Float[Tensor, "s k t bodies d"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
         """The effect error of a prediction over the pairs in the mask."""
         true, said = self.truth[:, 1:] - self.truth[:, :1], said[:, 1:] - said[:, :1]
 
-        def energy(x: Float[Tensor, "s j t bodies 3"]) -> Float[Tensor, "s t"]:
+        def energy(x: Float[Tensor, "s j t bodies d"]) -> Float[Tensor, "s t"]:
             return (x.square().sum(-1) * mask).sum((1, 3))
 
         return _pool(energy(said - true), energy(true), mask, "root")
 
-    def distance(self, said: Float[Tensor, "s k t bodies 3"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
+    def distance(self, said: Float[Tensor, "s k t bodies d"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
         """The mean distance of a prediction from the truth in the alternative branches of the mask, centimetres."""
         off = 100 * (said - self.truth).norm(dim=-1)[:, 1:]
         return _pool((off * mask).sum((1, 3)), mask.sum((1, 3)), mask)
 
-    def spread_skill(self, samples: Float[Tensor, "m s k t bodies 3"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
+    def spread_skill(self, samples: Float[Tensor, "m s k t bodies d"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
         """How far samples of a dream are apart, as a share of how far their mean is off.
 
         1 where the model knows what it does not know, less where it is too sure (Fortin et al. 2014, J. Hydrometeorol.

@@ -12,10 +12,10 @@ from worldlab.eval import pictures
 from worldlab.eval.branches import Episodes, Start
 from worldlab.eval.branching import camera_of
 from worldlab.eval.pooling import ByHorizon, Measure, Pooled, at_horizons, horizons
-from worldlab.eval.positions import Positions, headings, metres, present, turned
+from worldlab.eval.positions import Compared, Positions, headings, metres, present, turned
 from worldlab.eval.ranking import rank_correlation, regret
 from worldlab.seeding import generator
-from worldlab.trajectory import Spec, Trajectory
+from worldlab.trajectory import Spec, Trajectory, stack
 
 AVERAGED = 64
 """Episodes of which the mean is taken."""
@@ -28,8 +28,10 @@ class Average:
     frame: UInt8[Tensor, "1 h w 3"]
     """Of the first camera; of no size where there is none."""
     state: Float[Tensor, "1 s"]
+    deviation: Float[Tensor, " s"]
+    """Of the state, standard deviations."""
     reward: Float[Tensor, " 1"]
-    privileged: Float[Tensor, "1 z"]
+    privileged: Float[Tensor, "1 z"] | None
 
 
 def average(store: Episodes, episodes: Sequence[int], seed: int) -> Average:
@@ -38,15 +40,17 @@ def average(store: Episodes, episodes: Sequence[int], seed: int) -> Average:
     rows = [store[episodes[i]] for i in drawn]
     camera, n = camera_of(store.spec), sum(len(t.valid) for t in rows)
 
-    def mean(columns: Sequence[Tensor | None]) -> Tensor:
-        return (torch.stack([x.double().sum(0) for x in columns if x is not None]).sum(0) / n)[None]
+    def mean(columns: Sequence[Tensor]) -> Tensor:
+        return (torch.stack([x.double().sum(0) for x in columns]).sum(0) / n)[None]
 
     frames = [torch.zeros(len(t.valid), 0, 0, 3) if camera is None else t.obs.images[camera] for t in rows]
+    known = [t.privileged for t in rows if t.privileged is not None]
     return Average(
         mean(frames).round().to(torch.uint8),
         mean([t.obs.state for t in rows]),
+        torch.cat([t.obs.state for t in rows]).double().std(0, correction=0),
         mean([t.reward for t in rows]),
-        mean([t.privileged for t in rows]),
+        mean(known) if known else None,
     )
 
 
@@ -59,8 +63,8 @@ class Branches:
     """Leading axes (s, k, t); row t is the consequence of action t."""
     dream: Trajectory
     """The same."""
-    samples: Float[Tensor, "m s k t z"]
-    """The privileged state in several dreams."""
+    samples: Float[Tensor, "m s k t n d"]
+    """What is compared, in several dreams."""
     mean: Average
     """Of the data."""
     spec: Spec
@@ -69,24 +73,27 @@ class Branches:
     """Of the model."""
     recorded: Spec
     """Of the store."""
-    bodies: tuple[str, ...]
-    """Whose places are compared."""
+    compared: Compared
 
     @cached_property
-    def begin(self) -> Float[Tensor, "s z"]:
-        """The privileged state at the starts."""
-        return torch.stack([s.context.privileged[-1] for s in self.starts if s.context.privileged is not None])
+    def begin(self) -> Trajectory:
+        """The rows at the starts, leading axes (s, 1)."""
+        return stack([s.context.rows(len(s.context.valid) - 1, len(s.context.valid)) for s in self.starts])
 
     @cached_property
     def positions(self) -> Positions:
         """Where everything really was."""
-        assert self.truth.privileged is not None
-        there = present(self.begin, self.recorded, self.bodies)[:, None, None]
+        truth = self.compared.of(self.truth, self.spec)
+        there, objects = torch.ones(len(truth), truth.shape[-2], dtype=torch.bool), [False] * truth.shape[-2]
+        if bodies := self.compared.bodies:
+            assert self.begin.privileged is not None
+            there = present(self.begin.privileged[:, 0], self.recorded, bodies)
+            objects = [body != "gripper" for body in bodies]
         return Positions(
-            truth=metres(self.truth.privileged, self.spec, self.bodies),
-            start=metres(self.begin, self.recorded, self.bodies)[:, None, None],
-            counts=self.truth.valid[..., None] & there,
-            objects=torch.tensor([body != "gripper" for body in self.bodies]),
+            truth=truth,
+            start=self.compared.of(self.begin, self.recorded)[:, None],
+            counts=self.truth.valid[..., None] & there[:, None, None],
+            objects=torch.tensor(objects),
         )
 
     @cached_property
@@ -102,9 +109,10 @@ type Scores = tuple[dict[str, Measure], dict[str, ByHorizon], dict[int, int], di
 def score(b: Branches, kinds: tuple[str, ...], seed: int) -> Scores:
     """Everything that is measured."""
     p, pairs, moved = b.positions, b.positions.pairs, b.positions.moved
-    pooled = dict([*_effects(b), *_places(b), *_joints(b), *_rewards(b), *_frames(b), *_ranks(b)])
-    assert b.dream.privileged is not None
-    dream = metres(b.dream.privileged, b.imagined, b.bodies)
+    pooled = dict([*_effects(b), *_state(b), *_rewards(b), *_frames(b), *_ranks(b)])
+    if b.compared.bodies:
+        pooled |= dict(_places(b))
+    dream = b.compared.of(b.dream, b.imagined)
 
     def of_kind(kind: str) -> ByHorizon:
         mine = torch.tensor([k == kind for k in kinds[1:]])[:, None, None]
@@ -136,37 +144,42 @@ def _predictions(dream: Tensor, last: Tensor, mean: Tensor) -> dict[str, Tensor]
 def _effects(b: Branches) -> Iterator[tuple[str, Pooled]]:
     """The effect error, and the doubt of the model."""
     p, pairs = b.positions, b.positions.pairs
-    assert b.dream.privileged is not None
-    dream = metres(b.dream.privileged, b.imagined, b.bodies)
+    dream = b.compared.of(b.dream, b.imagined)
     yield "effect_error", p.effect(dream, pairs)
-    yield "effect_error_object", p.effect(dream, p.moved)
+    if p.objects.any():
+        yield "effect_error_object", p.effect(dream, p.moved)
     yield "effect_error_recorded", p.effect(dream[:, :1].expand_as(dream), pairs)
     yield "copy_last", p.effect(p.start.expand_as(dream), pairs)
-    yield "spread_skill", p.spread_skill(metres(b.samples, b.imagined, b.bodies), pairs)
+    yield "spread_skill", p.spread_skill(b.samples, pairs)
 
 
 def _places(b: Branches) -> Iterator[tuple[str, Pooled]]:
     """Centimetres of all bodies and of moved objects, and radians of the latter."""
-    p, pairs, moved = b.positions, b.positions.pairs, b.positions.moved
-    assert b.dream.privileged is not None
-    assert b.truth.privileged is not None
-    dream, mean = (
-        metres(x, s, b.bodies) for x, s in ((b.dream.privileged, b.imagined), (b.mean.privileged, b.recorded))
-    )
-    for name, said in _predictions(dream, p.start[:, 0, 0], mean).items():
+    p, pairs, moved, bodies = b.positions, b.positions.pairs, b.positions.moved, b.compared.bodies
+    dream, truth, begin = (x.privileged for x in (b.dream, b.truth, b.begin))
+    assert dream is not None
+    assert truth is not None
+    assert begin is not None
+    assert b.mean.privileged is not None
+    places, mean = metres(dream, b.imagined, bodies), metres(b.mean.privileged, b.recorded, bodies)
+    for name, said in _predictions(places, p.start[:, 0, 0], mean).items():
         yield f"state_error_cm{name}", p.distance(said, pairs)
         yield f"object_error_cm{name}", p.distance(said, moved)
-    true = headings(b.truth.privileged, b.spec, b.bodies)
-    begin, mean = (headings(x, b.recorded, b.bodies) for x in (b.begin, b.mean.privileged))
-    for name, said in _predictions(headings(b.dream.privileged, b.imagined, b.bodies), begin, mean).items():
+    true = headings(truth, b.spec, bodies)
+    first, mean = (headings(x, b.recorded, bodies) for x in (begin[:, 0], b.mean.privileged))
+    for name, said in _predictions(headings(dream, b.imagined, bodies), first, mean).items():
         yield f"object_error_rad{name}", turned(said, true, moved)
 
 
-def _joints(b: Branches) -> Iterator[tuple[str, Pooled]]:
-    """The mean absolute error of the proprioceptive state: radians, where it is that of joints."""
-    last = torch.stack([s.context.obs.state[-1] for s in b.starts])
-    for name, said in _predictions(b.dream.obs.state, last, b.mean.state).items():
-        yield f"state_error_rad{name}", _mean((said - b.truth.obs.state).abs().mean(-1), b.alive)
+def _state(b: Branches) -> Iterator[tuple[str, Pooled]]:
+    """The mean absolute error of the observed state: radians, where it is that of joints, else standard deviations."""
+    arm = b.spec.control == "joint_position"
+    true, dream, last, mean = (
+        x if arm else b.compared.standard(x)
+        for x in (b.truth.obs.state, b.dream.obs.state, b.begin.obs.state[:, 0], b.mean.state)
+    )
+    for name, said in _predictions(dream, last, mean).items():
+        yield f"state_error_{'rad' if arm else 'sd'}{name}", _mean((said - true).abs().mean(-1), b.alive)
 
 
 def _rewards(b: Branches) -> Iterator[tuple[str, Pooled]]:

@@ -9,6 +9,7 @@ from worldlab.errors import UsageError
 from worldlab.playing.server import Server
 from worldlab.playing.session import Session
 from worldlab.protocols import Environment
+from worldlab.repeats import steps_of
 from worldlab.runs import Run
 from worldlab.training import Device, pick_device
 from worldlab.trajectory import Spec
@@ -20,12 +21,20 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
     run, model = Run.open(path), dynamics.load(path, device=str(pick_device(device)))
     store, notes = _store(run, data)
     env = str(store.provenance["env"]) if store is not None else str(run.config.get("env"))
+    episodes: list[int] = []
+    if store is not None:
+        try:
+            episodes = unseen(store, run)
+        except UsageError:
+            episodes = list(range(len(store)))
+            notes.append("The recorded episodes are those that the model was trained on.")
+    stride = 1 if store is None else steps_of(model.spec, store.spec)
 
     def make() -> Session[object]:
-        world, missing = _world(env, model.spec)
+        world, missing = _world(env, model.spec, stride)
         notes.extend(missing)
-        episodes = [] if store is None else unseen(store, run)
-        return Session(model, store, episodes, world, seed)  # pyright: ignore[reportReturnType]
+        recorded = None if store is None else datasets.Strided(store, stride)
+        return Session(model, recorded, episodes, world, seed)  # pyright: ignore[reportReturnType]
 
     server = Server(make, str(path), notes, port)
     print(f"open {server.url} (Ctrl-C ends it)", file=sys.stderr)  # noqa: T201
@@ -44,10 +53,10 @@ def _store(run: Run, data: str | None) -> tuple[datasets.EpisodeStore | None, li
         return None, [f"No recorded frames: {error}"]
 
 
-def _world(env: str, spec: Spec) -> tuple[Environment | None, list[str]]:
+def _world(env: str, spec: Spec, repeat: int) -> tuple[Environment | None, list[str]]:
     """The simulator of what the model imagines, or why there is none."""
     try:
-        world = envs.make(env, n=1, size=next(iter(spec.cameras.values()), None))
+        world = envs.make(env, n=1, size=next(iter(spec.cameras.values()), None), repeat=repeat)
         spec.check(world.contract, ("world model", "simulator"))
     except UsageError as error:
         return None, [f"No simulator: {error}"]
