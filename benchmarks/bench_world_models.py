@@ -4,17 +4,21 @@ The sizes and batches are those at which `reference/world_models.md` measured dr
 64 x 64 pixels at 3 M parameters, and 16 of 64 rows of proprioception. A step is forward, backward, clipping
 and AdamW; every row's frame is drawn, as the peers do. A behaviour step dreams 15 steps, from every row as
 the peers do and from 256 of them as our presets do, and then trains actor and critic (0.2 and 0.3 M). Run it with
-`OMP_NUM_THREADS=1 python -m benchmarks.bench_world_models`; the table goes to stderr, JSON to stdout.
+`OMP_NUM_THREADS=1 python -m benchmarks.bench_world_models`; the table goes to stderr, JSON to stdout. sheeprl's
+DreamerV3 follows at the same sizes, if `python -m benchmarks.peers` has installed it.
 """
 
 import json
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import peers
 from worldlab import dynamics
 from worldlab.normalize import Moments, Statistics
 from worldlab.trajectory import Observation, Spec, Trajectory
@@ -138,6 +142,21 @@ def say(name: str, seconds: float, work: float, rate: float, unit: str, tops: di
     return {"seconds": round(seconds, 4), f"{unit}_per_second": round(rate / seconds), "of_peak": round(share, 4)}
 
 
+def peer() -> dict[str, dict[str, float]]:
+    """What `sheeprl_peer` measures, in the Python that has it; nothing where there is none."""
+    python = peers.python()
+    if python is None:
+        print(f"sheeprl is not measured; {peers.HOW}", file=sys.stderr)
+        return {}
+    script = str(Path(__file__).with_name("sheeprl_peer.py"))
+    said = subprocess.run([str(python), script], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True).stdout
+    found: dict[str, dict[str, float]] = json.loads(said)
+    for case, times in found.items():
+        steps = ", ".join(f"{name} {1000 * x:.1f} ms" for name, x in times.items() if name.endswith("step"))
+        print(f"sheeprl, {case}, {times['world_model_millions']} M: {steps}", file=sys.stderr)
+    return found
+
+
 def flops_of(f: Callable[[], None]) -> float:
     with FlopCounterMode(display=False) as counter:
         f()
@@ -171,6 +190,7 @@ def main() -> None:
             name = f"imagination, {size}, batch {IMAGINED[0]}, {'bf16' if half else 'fp32'}"
             run = imagination_of(model, half)
             results[name] = say(name, cpu_seconds(run), flops_of(run), IMAGINED[0] * IMAGINED[1], "steps", tops)
+    results["sheeprl"] = peer()
     print(json.dumps(results))
 
 

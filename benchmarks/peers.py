@@ -12,6 +12,7 @@ PACKAGES = (
     "episodata==0.2.0",
     "zarr==3.4.2",
     "zarrs==0.2.3",
+    "sheeprl==0.8.4",
 )
 HOW = "`python -m benchmarks.peers` installs them, or WORLDLAB_PEERS names the Python of an environment that has them."
 _FOLDER = Path(__file__).with_name(".peers")

@@ -3,7 +3,8 @@
 import torch
 from torch.distributions import Categorical, kl_divergence
 
-from worldlab.dynamics.recurrence import SIZES, UNIMIX, BlockLinear, Recurrence, divergence, sample
+from worldlab.dynamics.latents import UNIMIX, divergence, sample
+from worldlab.dynamics.recurrence import SIZES, BlockLinear, Recurrence
 from worldlab.seeding import generator
 
 SIZE = SIZES["tiny"]

@@ -107,6 +107,12 @@ def lambda_returns(
     return torch.stack(returns[::-1], 1)
 
 
+def as_read(features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b f"]:
+    """Features in the precision of the layers that read them: under autocast each of those would convert them again."""
+    device = features.device.type
+    return features.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else features
+
+
 class ReturnScale(nn.Module):
     """The range of returns, from their 5 % to their 95 % quantile, as a moving average; not below 1 ("Actor").
 
@@ -163,13 +169,14 @@ class ActorCritic(nn.Module):
 
     def dream(self, world: Dreamable, start: Float[Tensor, "n d"], action: ToAction) -> Dream:
         """Imagine `horizon` steps from each belief, with torch's own randomness."""
-        belief, features, moves = start, [world.features(start)], list[Tensor]()
+        belief, features, moves = start, [as_read(world.features(start))], list[Tensor]()
         for _ in range(self.config.horizon):
             moves.append(self.distribution(features[-1]).sample())
             belief = world.advance(belief, action(belief, moves[-1].clamp(-1, 1)), world.noise(len(belief)))
-            features.append(world.features(belief))
+            features.append(as_read(world.features(belief)))
         seen = torch.stack(features, 1)
-        return Dream(seen, torch.stack(moves, 1), world.reward(seen[:, 1:]), world.continues(seen[:, 1:]))
+        after = seen[:, 1:].contiguous()
+        return Dream(seen, torch.stack(moves, 1), world.reward(after), world.continues(after))
 
     def losses(self, dream: Dream) -> dict[str, Float[Tensor, ""]]:
         """Of actor and critic; the slow critic follows meanwhile, where this is training.
@@ -182,7 +189,8 @@ class ActorCritic(nn.Module):
             with torch.no_grad():
                 for slow, fast in zip(self.slow.parameters(), self.critic.parameters(), strict=True):
                     slow.lerp_(fast, config.slow)
-        logits = self.critic(dream.features[:, :-1]).float()
+        before = dream.features[:, :-1].contiguous()  # or every layer that reads them copies them
+        logits = self.critic(before).float()
         with torch.no_grad():
             last = self.critic(dream.features[:, -1:])
             value = self.two_hot.mean(torch.cat([logits.detach(), last.float()], 1))
@@ -190,9 +198,9 @@ class ActorCritic(nn.Module):
             returns = lambda_returns(dream.reward, value, discount, config.trace)
             weight = torch.cat([torch.ones_like(discount[:, :1]), discount[:, :-1]], 1).cumprod(1)
             advantage = (returns - value[:, :-1]) / self.scale(returns)
-            slow = self.two_hot.mean(self.slow(dream.features[:, :-1]))
+            slow = self.two_hot.mean(self.slow(before))
         error = self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
-        outputs = self._outputs(dream.features[:, :-1])
+        outputs = self._outputs(before)
         chosen = self._bounded(outputs)
         gain = chosen.log_prob(dream.move).sum(-1) * advantage + config.entropy * chosen.entropy().sum(-1)
         gain = gain - config.calm * outputs.square().sum(-1)

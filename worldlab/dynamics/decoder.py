@@ -53,11 +53,9 @@ class FrameDecoder(nn.Module):
         Under the plain mean a gripper of five pixels is worth less than the noise of the background, and is not drawn.
         """
         total = features.new_zeros(())
-        for name, frame in self(features).items():
-            target = images[name].permute(0, 3, 1, 2).to(features.dtype) / 255
-            unusual = (target - target.mean(0)).abs().mean(1, keepdim=True)
-            weight = 1 + focus * unusual
-            total = total + (weight * (frame - target).square()).mean()
+        for name in self.cameras:
+            branch: _Branch = self.branches[name]  # pyright: ignore[reportAssignmentType]
+            total = total + branch.error(features, images[name], focus)
         return total
 
 
@@ -95,18 +93,57 @@ class _Branch(nn.Module):
         self.background = nn.Parameter(torch.full((3, *size), 0.5))
 
     def forward(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n 3 _ _"]:
-        x, y, spread, *shades = self.place(self.points(features)).unflatten(1, (POINTS, -1))[:, None].unbind(-1)
+        height, width = self.size
+        patches = functional.pixel_shuffle(self.patches(features).permute(0, 3, 1, 2), PATCH)
+        return self.background + patches[:, :, :height, :width]
+
+    def error(
+        self, features: Float[Tensor, "n f"], images: UInt8[Tensor, "n _ _ 3"], focus: float
+    ) -> Float[Tensor, ""]:
+        """`FrameDecoder.loss` of this camera, patch by patch: frames are never put together."""
+        bottom, right = (-pixels % PATCH for pixels in self.size)
+        framed = functional.pad(images.permute(0, 3, 1, 2), (0, right, 0, bottom)) if bottom or right else None
+        target = _patches(images.permute(0, 3, 1, 2) if framed is None else framed) / 255
+        background = _patches(functional.pad(self.background, (0, right, 0, bottom))[None])
+        off = (self.patches(features) + background) - target
+        weight: Tensor | None = None
+        if focus:
+            colours = (target - target.mean(0)).abs_().unflatten(-1, (3, -1))
+            weight = 1 + focus * colours.mean(-2, keepdim=True).expand_as(colours).flatten(-2)
+        if framed is not None:
+            inside = _patches(functional.pad(images.new_ones(1, 3, *self.size), (0, right, 0, bottom)))
+            weight = inside.float() if weight is None else weight * inside
+        # The value of the sum of weighted squares and its gradient, in two passes instead of seven.
+        weighted = (off if weight is None else weight * off).detach()
+        half = torch.dot(off.flatten(), weighted.flatten())
+        return (2 * half - half.detach()) / images.numel()
+
+    def patches(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n r c p"]:
+        """What each cell of the grid adds to the background, as `pixel_unshuffle` orders pixels."""
+        told = self.place(self.points(features)).unflatten(1, (POINTS, -1))
+        x, y, spread = told[:, None, :, :3].unbind(-1)
         spread = SHARPEST + SPREAD * spread.sigmoid()
         across, down = (self.across[:, None] - x) / spread, (self.down[:, None] - y) / spread
         # A round bump is the product of one across and one down: exponentials of rows and columns, not of cells.
         column, row = (-0.5 * across.square()).exp(), (-0.5 * down.square()).exp()
-        columns = torch.cat([column, column * across, column, *(column * shade for shade in shades)], -1)
-        rows = torch.cat([row, row, row * down, *(row for _ in shades)], -1)
         # In the precision of the layer that reads them, or most of the time goes into converting their product.
-        rows, columns = rows.to(x.dtype), columns.to(x.dtype)
-        patches = self.cell(rows[:, :, None] * columns[:, None]).permute(0, 3, 1, 2)
-        height, width = self.size
-        return self.background + functional.pixel_shuffle(patches, PATCH)[:, :, :height, :width]
+        columns = torch.cat([column, column * across, column], -1).to(told.dtype)
+        rows = torch.cat([row, row, row * down], -1).to(told.dtype)
+        bumps = (rows[:, :, None] * columns[:, None]).flatten(1, 2)
+        # A shade is the same in all cells: it scales the point's weights instead of becoming inputs of every cell.
+        heed = self.cell[0]
+        assert isinstance(heed, nn.Linear)
+        near, right, below, *shades = heed.weight.unflatten(1, (-1, POINTS)).transpose(0, 2).unbind(1)
+        near = near + torch.einsum("nps,spw->npw", told[..., 3:], torch.stack(shades))
+        fixed = torch.cat([right, below]).expand(len(near), -1, -1)
+        heard = torch.baddbmm(heed.bias, bumps, torch.cat([near, fixed], 1).to(bumps.dtype))
+        return self.cell[1:](heard.unflatten(1, (rows.shape[1], -1)))
+
+
+def _patches(pictures: Tensor) -> Tensor:
+    """Pictures (n, 3, h, w) as the cells of a grid (n, r, c, p)."""
+    cells = pictures.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
+    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
 def _centres(cells: int) -> Float[Tensor, " cells"]:

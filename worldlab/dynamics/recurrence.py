@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from worldlab.dynamics.heads import layer, mlp
-
-UNIMIX = 0.01
-"""Share of the uniform distribution in every categorical, which keeps the KL divergence finite."""
+from worldlab.dynamics.latents import mixed
 
 SHARP = 6.0
 """How much larger than usual the weights of the posterior begin."""
@@ -126,38 +124,15 @@ class Recurrence(nn.Module):
 
     def prior(self, deter: Float[Tensor, "*b h"]) -> Float[Tensor, "*b z c"]:
         """Probabilities of z' before anything is seen."""
-        return self._mixed(self.prior_net(deter))
+        return mixed(self.prior_net(deter), self.size.stoch, self.size.classes)[1]
 
     def see(
         self, deter: Float[Tensor, "b h"], look: Float[Tensor, "b n"]
     ) -> tuple[Float[Tensor, "b h"], Float[Tensor, "b z c"]]:
         """h', corrected by what is seen if it may be, and the probabilities of z' once it is seen."""
         x = functional.silu(self.see_norm(self.see_deter(deter) + look))
-        p = self._mixed(self.posterior_net(x))
+        p = mixed(self.posterior_net(x), self.size.stoch, self.size.classes)[1]
         if self.correction is None:
             return deter, p
-        candidate, update = self.correction(x).float().chunk(2, -1)
+        candidate, update = self.correction(x).to(deter.dtype).chunk(2, -1)
         return torch.lerp(deter, torch.tanh(candidate), update.sigmoid()), p
-
-    def _mixed(self, flat: Float[Tensor, "*b n"]) -> Float[Tensor, "*b z c"]:
-        # One pass for the mixture: both terms at once.
-        sharp = flat.float().unflatten(-1, (self.size.stoch, self.size.classes)).softmax(-1)
-        return torch.add(sharp.new_tensor(UNIMIX / self.size.classes), sharp, alpha=1 - UNIMIX)
-
-
-def sample(p: Float[Tensor, "*b z c"], noise: Float[Tensor, "*b z"] | None = None) -> Float[Tensor, "*b n"]:
-    """One-hot latents, flat, with straight-through gradients: the likeliest, or drawn with uniform noise."""
-    known = p.detach()
-    if noise is None:
-        best = known.argmax(-1, keepdim=True)
-    else:
-        # The cumulative distribution is inverted; its last value may be rounded to less than the noise.
-        below = (known.cumsum(-1) < noise[..., None]).sum(-1, keepdim=True)
-        best = below.clamp(max=p.shape[-1] - 1)
-    hard = torch.zeros_like(known).scatter_(-1, best, 1.0)
-    return (hard + (p - known) if p.requires_grad else hard).flatten(-2)
-
-
-def divergence(p: Float[Tensor, "*b z c"], q: Float[Tensor, "*b z c"]) -> Float[Tensor, "*b"]:
-    """KL(p ‖ q), summed over the latents, nats."""
-    return (p * (p.log() - q.log())).sum((-1, -2))

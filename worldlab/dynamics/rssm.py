@@ -11,11 +11,13 @@ from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.encoder import FrameEncoder
 from worldlab.dynamics.filtered import Filtered, mean_of, windows_of
 from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
+from worldlab.dynamics.latents import divergence, sample
 from worldlab.dynamics.privileged import PrivilegedHead
 from worldlab.dynamics.proprioception import Proprioception
-from worldlab.dynamics.recurrence import SIZES, Recurrence, divergence, sample
+from worldlab.dynamics.recurrence import SIZES, Recurrence
 from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.dynamics.slots import Slots
+from worldlab.dynamics.unroll import unroll
 from worldlab.errors import UsageError, unknown
 from worldlab.normalize import Moments, Statistics
 from worldlab.runs import Json, described
@@ -203,22 +205,14 @@ class RSSM(nn.Module):
         looks = self.core.look(seen)
         inputs = self._done(state[:, :-1], batch.action[:, :-1], state[:, 1:])
         pushed = self.core.push(torch.cat([inputs.new_zeros(n, 1, inputs.shape[-1]), inputs], 1))
-        noise = self.noise(n * t).unflatten(0, (n, t)).unbind(1) if draw else [None] * t
-        deter, stoch = state.new_zeros(n, self.parts[0]), state.new_zeros(n, self.parts[1])
-        expected, deters, stochs, posteriors = (list[Tensor]() for _ in range(4))
-        for i in range(t):
-            expected.append(self.core.advance(deter, stoch, pushed[:, i]))
-            deter, posterior = self.core.see(expected[-1], looks[:, i])
-            stoch = sample(posterior, noise[i])
-            deters.append(deter)
-            stochs.append(stoch)
-            posteriors.append(posterior)
-        parts = [torch.stack(deters, 1), torch.stack(stochs, 1), state[..., : self.carried]]
+        noise = self.noise(n * t).unflatten(0, (n, t)) if draw else None
+        seen_so = unroll(self.core, pushed, looks, noise)
+        parts = [seen_so.deter, seen_so.stoch, state[..., : self.carried]]
         sightings = None if self.slots is None else self.slots.follow(seen, state)
         if sightings is not None:
             parts.append(sightings.slots)
-        prior = self.core.prior(torch.stack(expected, 1))
-        return Filtered(torch.cat(parts, -1), prior, torch.stack(posteriors, 1), pushed, sightings)
+        prior = self.core.prior(seen_so.expected)
+        return Filtered(torch.cat(parts, -1), prior, seen_so.posterior, pushed, sightings)
 
     def _see(
         self, belief: Tensor, pushed: Tensor, obs: Observation, noise: Tensor | None, *, first: bool = False
@@ -270,31 +264,32 @@ class RSSM(nn.Module):
             raise UsageError(f"this world model learns from windows of {max(2, config.dream + 1)} rows; got {rows}.")
         filtered = self.filter(batch, draw=True)
         losses = self._divergences(filtered, batch.valid) | self._errors(filtered.belief, batch, 0)
-        horizon = config.dream or 1
-        window = Trajectory(
-            Observation({}, windows_of(batch.obs.state, horizon), ()),
-            *(
-                windows_of(x, horizon)
-                for x in (batch.action, batch.reward, batch.terminated, batch.success, batch.valid)
-            ),
-            privileged=None if batch.privileged is None else windows_of(batch.privileged, horizon),
-        )
-        beliefs = windows_of(filtered.belief, horizon)
+        horizon, dreamt = config.dream or 1, None
+        state, action, valid = (windows_of(x, horizon) for x in (batch.obs.state, batch.action, batch.valid))
         if config.dream:
-            beliefs, surprise = self._dream(filtered, beliefs, window.obs.state)
-            losses["dreamt_dynamics"] = config.dynamics * mean_of(surprise, window.valid[:, 1:])
-            losses |= {f"dreamt_{name}": error for name, error in self._errors(beliefs, window, 1).items()}
+            window = Trajectory(
+                obs=Observation({}, state, ()),
+                action=action,
+                reward=windows_of(batch.reward, horizon),
+                terminated=windows_of(batch.terminated, horizon),
+                success=windows_of(batch.success, horizon),
+                valid=valid,
+                privileged=None if batch.privileged is None else windows_of(batch.privileged, horizon),
+            )
+            dreamt, surprise = self._dream(filtered, windows_of(filtered.belief, horizon), state)
+            losses["dreamt_dynamics"] = config.dynamics * mean_of(surprise, valid[:, 1:])
+            losses |= {f"dreamt_{name}": error for name, error in self._errors(dreamt, window, 1).items()}
         if config.carry:
-            context = beliefs[:, :-1, : self.size.deter]
-            off = self.body.errors(window.obs.state, window.action[:, :-1], context)
-            losses["body"] = mean_of(off, window.valid[:, 1:])
+            known = windows_of(filtered.belief[..., : self.size.deter], horizon) if dreamt is None else dreamt
+            off = self.body.errors(state, action[:, :-1], known[:, :-1, : self.size.deter])
+            losses["body"] = mean_of(off, valid[:, 1:])
         if self.slots is not None and filtered.sightings is not None:
             if batch.privileged is None:
                 raise UsageError("slots need the simulator's privileged state, and these episodes have none.")
             known = batch.obs.state, batch.privileged, batch.valid
             errors = self.slots.losses(filtered.sightings, *known, horizon)
             losses |= {name: config.privileged * error for name, error in errors.items()}
-        return losses | self._frame_errors(batch, filtered.belief, beliefs), filtered
+        return losses | self._frame_errors(batch, filtered.belief, dreamt), filtered
 
     def _divergences(self, filtered: Filtered, valid: Bool[Tensor, "b t"]) -> dict[str, Tensor]:
         """KL balance (DreamerV3, eq. 5). Before the first row of a window nothing is known, so it does not count."""
@@ -355,7 +350,7 @@ class RSSM(nn.Module):
         return torch.cat(dreamt, -1), surprise
 
     def _frame_errors(
-        self, batch: Trajectory, seen: Float[Tensor, "b t d"], dreamt: Float[Tensor, "n k d"]
+        self, batch: Trajectory, seen: Float[Tensor, "b t d"], dreamt: Float[Tensor, "n k d"] | None
     ) -> dict[str, Tensor]:
         """The decoder's loss, per frame, on some rows and on some dreams."""
         if not self.spec.cameras:
@@ -363,7 +358,7 @@ class RSSM(nn.Module):
         n, rows = batch.valid.shape
         index = torch.arange(n * rows, device=batch.valid.device).unflatten(0, (n, rows))
         errors = {"frames": self._frame_error(batch, seen.flatten(0, 1), index.flatten())}
-        if self.config.dream:
+        if dreamt is not None:
             rows_dreamt = windows_of(index, self.config.dream)[:, 1:].flatten()
             errors["dreamt_frames"] = self._frame_error(batch, dreamt[:, 1:].flatten(0, 1), rows_dreamt)
         return errors
