@@ -112,11 +112,41 @@ def test_it_is_held_against_the_behaviour_that_made_its_store(run, capsys):
     assert told["by"] == "return"
 
 
+def test_a_budget_of_minutes_does_not_end_it(tmp_path):
+    hurried = replace(RECIPE, fit=replace(RECIPE.fit, minutes=0.001))
+    outcome = online.train_recipe(hurried, "dreamer-proprio", ENV, tmp_path / "run", device="cpu", show=False)
+    assert Run.open(tmp_path / "run").read_log()[-1]["step"] == outcome.values["steps"] == STEPS
+
+
+def test_it_goes_on_where_it_was_killed_acting_at_random(run, tmp_path, monkeypatch):
+    whole, killed = online._episode, tmp_path / "run"
+
+    def once(policy, world, store, seed):
+        if len(store):
+            raise KeyboardInterrupt
+        return whole(policy, world, store, seed)
+
+    monkeypatch.setattr(online, "_episode", once)
+    with pytest.raises(KeyboardInterrupt):
+        online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
+    monkeypatch.undo()
+    other = replace(RECIPE, fit=replace(RECIPE.fit, seed=4))
+    for recipe, env in ((other, ENV), (RECIPE, "MountainCarContinuous-v0")):
+        with pytest.raises(UsageError, match="another run experienced"):
+            online.train_recipe(recipe, "dreamer-proprio", env, killed, device="cpu", show=False)
+    online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
+    one, two = (load_file(path / "model.safetensors") for path in (run, killed))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
+
+
 def test_what_cannot_be_is_said(tmp_path, capsys, monkeypatch):
     out = ("--out", str(tmp_path / "a"))
     assert "--env ENV to act in" in refused(capsys, "train", "dreamer-proprio", *out)
     assert "learns from a store" in refused(capsys, "train", "flow-reach", "--env", ENV, *out)
     assert "go with --env" in refused(capsys, "train", "flow-reach", "--data", "x", "--ratio", "2", *out)
     assert "--env takes" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, "--steps", "5", *out)
+    short = replace(RECIPE, online=replace(RECIPE.online, env_steps=400))
+    with pytest.raises(UsageError, match="must be more, not 400"):
+        online.train_recipe(short, "dreamer-proprio", ENV, tmp_path / "b", device="cpu", show=False)
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "in one process" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, *out)

@@ -103,14 +103,30 @@ def test_minutes_are_a_budget_too(tmp_path):
     assert 1.0 < time.monotonic() - start < 30
 
 
-def test_no_budget_is_refused(tmp_path):
+@pytest.mark.parametrize("budget", [{"steps": None}, {"steps": 0}, {"steps": -3}, {"steps": None, "minutes": 0.0}])
+def test_no_budget_is_refused(tmp_path, budget):
     with pytest.raises(UsageError, match="budget"):
-        train(tmp_path / "run", steps=None)
+        train(tmp_path / "run", **budget)
+
+
+def test_what_has_finished_is_not_trained_over(tmp_path):
+    train(tmp_path / "run")
+    with pytest.raises(UsageError, match="finished"):
+        train(tmp_path / "run", resume=True)
 
 
 def test_divergence_is_said(tmp_path):
     with pytest.raises(UsageError, match="diverged"):
         train(tmp_path / "run", learning_rate=1e30, clip=1e30, steps=200)
+
+
+def test_diverged_weights_are_never_written(tmp_path):
+    # Between two looks at the loss, so that only what is written is looked at.
+    options = {"learning_rate": 1e30, "clip": 1e30, "steps": 8, "log_every": 1000}
+    for name, seconds in (("finish", 1e9), ("checkpoint", 0.0)):
+        with pytest.raises(UsageError, match="is not finite"):
+            train(tmp_path / name, checkpoint_seconds=seconds, **options)
+        assert not (tmp_path / name / "model.safetensors").exists()
 
 
 def test_the_rate_warms_up_and_decays():

@@ -1,6 +1,7 @@
 """Laws of the one data type and of the contract."""
 
 import dataclasses
+from itertools import pairwise
 
 import pytest
 import torch
@@ -42,19 +43,25 @@ def test_rows_are_a_slice_of_every_column():
 
 
 def test_a_stride_sums_what_happened_between():
-    t = rollout(Ones(), CountEnv(3), seed=0).episode(0)  # counts to 5: rewards 1, 2, 3, 4, 5 or fewer
-    n = len(t.valid) - 1
-    two = t.strided(2)
-    assert torch.equal(two.obs.state, t.obs.state[: n // 2 * 2 + 1 : 2])
-    assert torch.equal(two.physics, t.physics[: n // 2 * 2 + 1 : 2])
-    for i in range(n // 2):
-        assert two.reward[i] == t.reward[2 * i] + t.reward[2 * i + 1]
-        assert two.success[i] == (t.success[2 * i] | t.success[2 * i + 1])
-        assert two.terminated[i] == (t.terminated[2 * i] | t.terminated[2 * i + 1])
-    assert not two.action[-1].any()
-    assert not two.reward[-1]
-    assert torch.equal(t.strided(1).reward, t.reward)
-    assert len(t.strided(n + 1).valid) == 1
+    whole = rollout(Ones(), CountEnv(4), seed=0)
+    lengths = set()
+    for t in (whole.episode(i) for i in range(4)):
+        n = len(t.valid) - 1
+        lengths.add(n % 2)
+        two, rows = t.strided(2), [*range(0, n, 2), n]
+        assert torch.equal(two.obs.state, t.obs.state[rows])
+        assert torch.equal(two.physics, t.physics[rows])
+        for i, (a, b) in enumerate(pairwise(rows)):
+            assert two.reward[i] == t.reward[a:b].sum()
+            assert two.success[i] == t.success[a:b].any()
+            assert two.terminated[i] == t.terminated[a:b].any()
+            assert torch.equal(two.action[i], t.action[a])
+        assert two.terminated.any()
+        assert not two.action[-1].any()
+        assert not two.reward[-1]
+        assert torch.equal(t.strided(1).reward, t.reward)
+        assert len(t.strided(n + 1).valid) == 2
+    assert lengths == {0, 1}  # some end between
 
 
 def test_a_wrong_shape_is_caught_under_test(env, policy):

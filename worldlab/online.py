@@ -39,8 +39,18 @@ class Replay:
     def __init__(
         self, store: datasets.EpisodeStore, world: Environment, model: dynamics.Dreamer, recipe: TrainConfig, run: Run
     ) -> None:
-        """`store` holds the random episodes; `recipe` says how often to act, and how to cut windows."""
+        """`store` holds the random episodes; `recipe` says how often to act, and how to cut windows.
+
+        Raises:
+            UsageError: the random episodes use up the whole budget.
+        """
         assert recipe.online is not None
+        random = int((store.lengths[: recipe.online.random] - 1).sum())
+        if recipe.online.env_steps <= random:
+            raise UsageError(
+                f"the {recipe.online.random} episodes at random are {random} control steps already; --env-steps must "
+                f"be more, not {recipe.online.env_steps}."
+            )
         self.store, self.world, self.model, self.run = store, world, model, run
         self.online, self.windows, self.seed = recipe.online, recipe.windows, recipe.fit.seed
         self._cut: tuple[int, datasets.Windows] | None = None
@@ -128,6 +138,8 @@ def train_recipe(
         raise UsageError("who acts while learning does so in one process; train on a store (--data) in several.")
     world = envs.make(env, n=1, size=None if config.world.sees == "state" else 64)
     about = {"preset": name, "env": env, "recipe": to_json(recipe)}
+    # Killed while it still acted at random, it has experience but no run yet, and begins with what it has.
+    resume = resume and ((out / "config.json").exists() or not (out / STORE).exists())
     if not resume:
         Run.vacant(out, (STORE,))
     elif any(Run.open(out).config.get(part) != value for part, value in about.items()):
@@ -150,7 +162,8 @@ def train_recipe(
         run = Run.create(out, {**model.describe(), **about, **beside}, (STORE,))
     assert isinstance(model, dynamics.Dreamer)
     replay = Replay(store, world, model, recipe, run)
-    fit(model, replay, replace(recipe.fit, steps=replay.steps), run, device=device, resume=resume, show=show)
+    budget = replace(recipe.fit, steps=replay.steps, minutes=None)
+    fit(model, replay, budget, run, device=device, resume=resume, show=show)
     store.close()
     return _outcome(name, env, run, replay.steps)
 
@@ -161,6 +174,9 @@ def _begin(recipe: TrainConfig, world: Environment, path: Path, about: dict[str,
     assert isinstance(recipe.model, dynamics.DreamerConfig)
     if path.exists():
         store = datasets.EpisodeStore(path)
+        if any(store.provenance.get(part) != about[part] for part in ("env", "seed")):
+            made = f"{store.provenance.get('env')} with seed {store.provenance.get('seed')}"
+            raise UsageError(f"'{path}' is what another run experienced, in {made}; choose another --out.")
     else:
         store = datasets.EpisodeStore.create(str(path), world.contract, about)
     beginner = Held(RandomPolicy(world.contract, period=1), recipe.model.repeat)

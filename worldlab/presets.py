@@ -131,7 +131,7 @@ def _dreamer(world: RSSMConfig) -> TrainConfig:
     """For environments that others made. There an action is held for two control steps, as is usual."""
     return TrainConfig(
         model=DreamerConfig(world=world, repeat=2),
-        windows=WindowConfig(length=16, batch=32, pad=False, stride=2),
+        windows=WindowConfig(length=16, batch=32, stride=2),
         fit=FitConfig(learning_rate=1e-3, clip=100.0, precision="bf16", log_every=100),
         online=OnlineConfig(),
     )

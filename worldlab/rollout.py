@@ -90,8 +90,11 @@ def rollout(
         Leading axes (env.num_envs, t), padded with invalid rows after each episode's end.
 
     Raises:
-        UsageError: the policy returned no actions, or actions of another width than the environment's.
+        UsageError: the policy returned no actions, or actions of another width than the environment's; or no step is
+            asked for.
     """
+    if max_steps is not None and max_steps < 1:
+        raise UsageError(f"a rollout takes at least 1 step; got {max_steps}.")
     raw, info = env.reset(seed=seed)
     task = tuple(str(t) for t in info["task"])  # pyright: ignore[reportGeneralTypeIssues]
     policy.reset([seed + i for i in range(env.num_envs)])
@@ -139,8 +142,10 @@ def branch(
         Row t is the consequence of action[t], and not valid if the branch had ended before; and the states at the end.
 
     Raises:
-        UsageError: the environment cannot be restored.
+        UsageError: the environment cannot be restored, or there is nothing to do.
     """
+    if min(action.shape[:2]) < 1:
+        raise UsageError(f"branches take actions; got {action.shape[0]} branches of {action.shape[1]} steps.")
     if not isinstance(env, Restorable):
         raise UsageError("this environment cannot be restored to a saved state, so it cannot be branched.")
     task = ("",) * len(action) if task is None else tuple(task)

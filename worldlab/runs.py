@@ -174,6 +174,11 @@ class Run:
             return []
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
+    @property
+    def finished(self) -> bool:
+        """Whether its training has come to its end."""
+        return any(line.get("finished") for line in self.read_log()[-1:])
+
     def save(self, weights: Mapping[str, Tensor], file: str = "model.safetensors") -> None:
         """Write weights atomically; see `write_tensors`."""
         write_tensors(self.path / file, weights)

@@ -1,7 +1,8 @@
 """The one training loop, for any module with `loss(Trajectory)`.
 
-Everything random in step i is seeded by (seed, i), and batch i is a pure function of i, so a run that was killed and
-resumed ends with the same bits as one that was not: a checkpoint needs weights, optimizer moments and the step alone.
+Everything random in step i is seeded by (seed, i), and batch i is a pure function of i, so with a budget of steps a run
+that was killed and resumed ends with the same bits as one that was not: a checkpoint needs weights, optimizer moments
+and the step alone. A budget of minutes depends on the clock.
 """
 
 import json
@@ -188,7 +189,13 @@ class _Fitting:
         self.model, self.config, self.run = model, config, run
         from accelerate import Accelerator  # imports for a second, which who does not train need not wait for
 
-        self.accelerator = Accelerator(cpu=pick_device(device).type == "cpu")
+        wanted = pick_device(device).type
+        self.accelerator = Accelerator(cpu=wanted == "cpu")
+        if self.accelerator.device.type != wanted:
+            raise UsageError(
+                f"this process has trained on {self.accelerator.device.type} before, and accelerate keeps to that; "
+                f"train on {wanted} in another process."
+            )
         if (sharding := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
             # Every process has built the model, and accelerate 1.15 cannot hand out one that has buffers.
             sharding.cpu_ram_efficient_loading = False
@@ -245,7 +252,7 @@ class _Fitting:
         assert isinstance(over_all, Tensor)
         self.loss = float(over_all)
         if not math.isfinite(self.loss):
-            raise UsageError(f"training diverged: the loss is {self.loss} at step {self.step}; train more slowly.")
+            raise self._diverged(f"the loss is {self.loss}")
         if self.accelerator.is_main_process:
             line = {
                 "step": self.step,
@@ -255,8 +262,15 @@ class _Fitting:
             }
             self.run.log(line | {name: float(value.detach()) for name, value in metrics.items()})
 
+    def _diverged(self, how: str) -> UsageError:
+        return UsageError(f"training diverged: {how} at step {self.step}; train more slowly.")
+
     def save(self) -> None:
-        """Write a checkpoint: one file, replaced atomically, without pickle."""
+        """Write a checkpoint: one file, replaced atomically, without pickle.
+
+        Raises:
+            UsageError: the weights are not finite, so that going on from them would be in vain.
+        """
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"average.{k}": v for k, v in (self.average.weights if self.average else {}).items()}
         for i, moments in self.optimizer.state_dict()["state"].items():
@@ -270,7 +284,10 @@ class _Fitting:
     def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors in the memory of the main process, one after another: no GPU need hold all of them."""
         whole = ((name, _whole(x)) for name, x in tensors.items())
-        return {name: x.cpu() for name, x in whole if self.accelerator.is_main_process}
+        found = {name: x.cpu() for name, x in whole if self.accelerator.is_main_process}
+        if broken := next((name for name, x in found.items() if not x.isfinite().all()), None):
+            raise self._diverged(f"'{broken}' is not finite")
+        return found
 
     def load(self) -> None:
         """Go on from the checkpoint, if there is one."""
@@ -298,7 +315,11 @@ class _Fitting:
         self._saved = self.seconds
 
     def finish(self) -> None:
-        """Put the weights to use into the model and the run, and drop the checkpoint."""
+        """Put the weights to use into the model and the run, and drop the checkpoint.
+
+        Raises:
+            UsageError: they are not finite.
+        """
         if self.average is not None:
             self.model.load_state_dict(self.average.state())
         self.model.eval()
@@ -334,10 +355,15 @@ def fit(
         on_step: called after each step with its number.
 
     Raises:
-        UsageError: no budget was given, the loss stopped being finite, or the device is not there.
+        UsageError: no budget was given, the loss or the weights stopped being finite, the run that is to be resumed
+            has finished, or the device is not there.
     """
     if config.steps is None and config.minutes is None:
         raise UsageError("training needs a budget: give --steps or --minutes.")
+    if any(budget is not None and budget <= 0 for budget in (config.steps, config.minutes)):
+        raise UsageError(f"a budget must be above zero; got {config.steps} steps and {config.minutes} minutes.")
+    if resume and run.finished:
+        raise UsageError(f"'{run.path}' has finished training; there is nothing to resume.")
     fitting = _Fitting(model, config, run, device)
     if resume:
         fitting.load()

@@ -107,21 +107,23 @@ class Trajectory:
     def strided(self, stride: int) -> "Trajectory":
         """Every `stride`-th row of an episode (t,), as if its actions had been held for so long.
 
-        Rewards are summed, and success or an end between counts. Steps after the last whole stride are left out.
+        Rewards are summed, and success or an end between counts. The last row stays the last, also where the episode
+        ended before a stride was over.
         """
-        steps = (len(self.valid) - 1) // stride
+        taken = len(self.valid) - 1
+        rows = torch.tensor([*range(0, taken, stride), taken])
 
         def between(x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-            held = total(x[: steps * stride].unflatten(0, (steps, stride)))
-            return torch.cat([held.to(x.dtype), x.new_zeros(1)])
+            held = [total(part) for part in x[:taken].split(stride)]
+            return torch.stack([*held, x.new_zeros(())]).to(x.dtype)
 
-        every = self.map(lambda x: x[: steps * stride + 1 : stride])
+        every = self.map(lambda x: x[rows])
         return replace(
             every,
             action=torch.cat([every.action[:-1], torch.zeros_like(every.action[-1:])]),
-            reward=between(self.reward, lambda x: x.sum(1)),
-            terminated=between(self.terminated, lambda x: x.any(1)),
-            success=between(self.success, lambda x: x.any(1)),
+            reward=between(self.reward, lambda x: x.sum()),
+            terminated=between(self.terminated, lambda x: x.any()),
+            success=between(self.success, lambda x: x.any()),
         )
 
     def pick(self, entries: Sequence[int]) -> "Trajectory":

@@ -36,14 +36,16 @@ class Trunk:
         """The recipe with this trunk.
 
         Raises:
-            UsageError: there is no such fusion or part, the checkpoint or the run cannot be read, the model has no
-                trunk, or two are asked for.
+            UsageError: there is no such fusion, part or rank, the checkpoint or the run cannot be read, the model has
+                no trunk, or two are asked for.
         """
         if self == Trunk():
             return config
         from worldlab.policies.stage import StageConfig
         from worldlab.policies.vla import VLAConfig
 
+        if self.lora is not None and self.lora < 0:
+            raise UsageError(f"--lora is a rank, 0 for none; got {self.lora}.")
         if not isinstance(config.model, VLAConfig | StageConfig):
             raise UsageError("this preset's model has no vision-language trunk, so it cannot have another one.")
         trunk, ancestor = self.instead_of(config.model.backbone), self.ancestor()
@@ -84,11 +86,11 @@ class Trunk:
 def _fused(trunk: "BackboneConfig", name: str) -> "BackboneConfig":
     from worldlab.policies.backbone_config import FUSIONS
 
-    for fusion in FUSIONS:
-        if fusion == name:
-            # The presets' towers are as large as their cameras' images, which then would have no tiles.
-            return replace(trunk, fusion=fusion, image=trunk.image // 2 if fusion == "anyres" else trunk.image)
-    raise unknown("fusion", name, FUSIONS)
+    if name not in FUSIONS:
+        raise unknown("fusion", name, FUSIONS)
+    # The presets' towers are as large as their cameras' images, which then would have no tiles.
+    tiled = name == "anyres" and trunk.fusion != "anyres"
+    return replace(trunk, fusion=name, image=trunk.image // 2 if tiled else trunk.image)
 
 
 def _parts(names: Collection[str]) -> "tuple[Part, ...]":

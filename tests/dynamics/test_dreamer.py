@@ -111,8 +111,9 @@ def test_actions_are_allowed_and_held(data):
         assert model.world.spec.fps == 5
 
 
-def test_joint_targets_are_near_the_joints(data):
-    model = make(carry=True)
+@pytest.mark.parametrize("world", [{}, {"slots": True, "privileged": 1.0, "correct": True}], ids=str)
+def test_joint_targets_are_near_the_joints(data, world):
+    model = make(carry=True, **world)
     model.explore = True
     first = act(model, data, (0, 1, 2, 3), 1)[:, 0]
     assert ((first - data.obs.state[:, 0]).abs() <= 0.12 + 1e-6).all()

@@ -8,6 +8,7 @@ from conftest import COUNT_SPEC, CountEnv, Ones, PerfectModel
 
 from worldlab.dynamics import CEM, MPPI, Planner, mean_reward
 from worldlab.dynamics.planners import REACH
+from worldlab.errors import UsageError
 from worldlab.protocols import Policy
 from worldlab.rollout import rollout
 from worldlab.trajectory import Observation, Trajectory
@@ -114,3 +115,24 @@ def test_success_is_not_put_off():
     assert mean_reward(dream([0.5, 1.0, 0.0, 9.0], 1, 1)).item() == pytest.approx(3.5 / 4)  # goes on earning 1
     assert mean_reward(dream([0.5, 1.0, 7.0, 9.0], 4, 1)).item() == pytest.approx(1.5 / 4)  # failed for good
     assert mean_reward(dream([0.5, 1.0, 0.0, 0.5], 4, 4)).item() == pytest.approx(2.0 / 4)  # never ended
+
+
+@pytest.mark.parametrize("wrong", [{"horizon": 0}, {"candidates": 8}, {"persistence": 1.0}, {"context": 0}], ids=str)
+def test_what_cannot_be_searched_is_refused(wrong):
+    with pytest.raises(UsageError, match="got"):
+        CEM(**wrong)
+
+
+def test_who_looks_back_on_one_row_only_can_plan():
+    planner = Planner(PerfectModel(), CEM(horizon=4, context=1))
+    assert rollout(planner, CountEnv(), seed=0).succeeded.all()
+
+
+def test_what_cannot_be_imagined_is_not_wanted():
+    def mostly(dream):
+        score = -(dream.obs.state[..., 0] - 1.5).square().mean(1)
+        return torch.where(dream.action[:, 0, 0] < -0.5, torch.nan, score)
+
+    plan = Planner(PerfectModel(), SEARCHES["cem"], mostly).plan(starts(0.0), [0])
+    assert plan.score.isfinite()
+    torch.testing.assert_close(plan.action[0, 0, 0], torch.tensor(1.0), rtol=0, atol=0.05)

@@ -46,7 +46,7 @@ def test_a_perfect_dream_stays_beside_the_simulator(session, store):
     assert session.now.steps == 3
     assert session.now.joints == pytest.approx((begun - 0.25,))
     assert torch.equal(session.now.dream["front"], session.now.truth["front"])
-    assert session.now.imagined == session.now.happened
+    assert {**session.now.imagined, "truncated": False} == session.now.happened
 
 
 def test_the_recorded_actions_lead_to_the_recorded_frames(session, store):
@@ -104,12 +104,14 @@ ORDERS = [
     ("step", {}, "'action' must be a list of numbers"),
     ("step", {"action": ["left"]}, "'action' must be a list of numbers"),
     ("step", {"action": [1, 2]}, "an action is 1 finite numbers"),
+    ("step", {"action": [10**400]}, "'action' must be a list of numbers"),
     ("step", {"action": [float("nan")]}, "an action is 1 finite numbers"),
     ("reset", {"episode": 7, "row": 0}, "there is no episode 7"),
     ("reset", {"episode": 0, "row": -1}, "episode 0 has no row -1"),
     ("reset", {"episode": 0, "row": 1.5}, "'row' must be a whole number"),
     ("back", {}, "no branch to return to"),
     ("show", {"picture": "abc"}, "not a picture that can be read"),
+    ("show", {"picture": base64.b64encode(b"P3 1 1 x").decode()}, "not a picture that can be read"),
     ("show", {}, "must be an image file"),
 ]
 
@@ -130,10 +132,19 @@ def test_a_model_that_needs_more_than_a_picture_says_so(store):
             return super().observe(context)
 
     session = Session(Needy(), store, range(3), CountEnv(1), seed=0)
-    before = session.now
+    before, task = session.now, session.task
     with pytest.raises(UsageError, match="privileged state"):
         obey(session, "show", {"picture": picture()})
     assert session.now is before
+    assert session.task == task != ""
+
+
+def test_the_page_is_told_when_time_is_up(session):
+    session.reset(0, 0)
+    for _ in range(12):
+        session.step([0.0])
+        late = present(session)["happened"]["truncated"]
+        assert late == (session.now.steps == 12)
 
 
 @pytest.fixture
@@ -146,8 +157,8 @@ def server(store):
     thread.join()
 
 
-def ask(server, order, body=b"{}", kind="application/json"):
-    request = Request(server.url + order, body, {"Content-Type": kind})
+def ask(server, order, body=b"{}", kind="application/json", **headers):
+    request = Request(server.url + order, body, {"Content-Type": kind, **headers})
     try:
         with urlopen(request) as reply:
             return reply.status, json.load(reply)
@@ -167,6 +178,7 @@ def test_the_server_answers_nonsense_with_one_sentence(server):
     for order, body, kind in (
         ("step", b"[1]", "application/json"),
         ("step", b"{", "application/json"),
+        ("step", b"[" * 100_000, "application/json"),
         ("step", b'{"action": [0.5]}', "text/plain"),
         ("step", b'{"action": [NaN]}', "application/json"),
         ("fly", b"{}", "application/json"),
@@ -175,7 +187,9 @@ def test_the_server_answers_nonsense_with_one_sentence(server):
         assert status == 400
         assert set(said) == {"error"}
         assert said["error"].endswith(".")
-    assert ask(server, "about")[1]["now"]["steps"] == 0
+    assert ask(server, "step", b'{"action": [0.5]}', Host="evil.example")[0] == 400
+    assert ask(server, "step", b'{"action": [0.5]}', Host="localhost:1")[1]["steps"] == 1
+    assert ask(server, "reset", b'{"episode": 0, "row": 0}')[1]["steps"] == 0
     with pytest.raises(HTTPError, match="404"):
         urlopen(server.url + "secret")
 
@@ -184,6 +198,8 @@ def test_a_port_that_is_taken_is_refused(server, store):
     port = int(server.url.rstrip("/").rpartition(":")[2])
     with pytest.raises(UsageError, match="Choose another --port"):
         Server(lambda: Session(PerfectModel(), store, (0,), None, seed=0), "", (), port)
+    with pytest.raises(UsageError, match="0 to 65535"):
+        Server(lambda: Session(PerfectModel(), store, (0,), None, seed=0), "", (), 70_000)
 
 
 def test_a_person_can_drive_it_in_a_browser(server, tmp_path):

@@ -48,7 +48,8 @@ class Windows:
             observed: load images and state for this many first rows only. The rest of the window is then about
                 actions, so an episode's last row, which has none, counts as padding.
             stride: control steps from one row of a window to the next, and from one window to the next, for episodes
-                in which actions were held for so long. Rewards are summed, and success or an end between counts.
+                in which actions were held for so long. Rewards are summed, and success or an end between counts. An
+                episode's last row is the last of its windows too, where it ends before a stride is over.
             pad: let windows run past the end of their episode; such rows are zero and not `valid`.
             episodes: which episodes to use; None uses all.
             cache_bytes: keep columns in memory, those with the shortest rows first, while all of them stay below it.
@@ -71,10 +72,11 @@ class Windows:
         lengths = store.lengths[chosen]
         self._packed = np.cumsum(lengths) - lengths  # where each episode begins in a cached column
         self._rows = lengths if observed == length else lengths - 1
-        first = lengths - 1 if pad else np.minimum(lengths - 1, self._rows - (length - 1) * stride)
+        whole = self._rows - (length - 1) * stride + stride - 1  # the last step of a window may be cut short
+        first = lengths - 1 if pad else np.minimum(lengths - 1, whole)
         self._ends = np.cumsum(-(-np.maximum(0, first) // stride))
         if self.count == 0:
-            kind = "any action" if pad else f"{(length - 1) * stride + 1} rows"
+            kind = "any action" if pad else f"{(length - 2) * stride + 2} rows"
             raise UsageError(f"'{store.path}' has no window: none of the {len(chosen)} episodes used holds {kind}.")
         self._cached = self._affordable(cache_bytes)
         self._cache: dict[str, Tensor] = {}
@@ -103,7 +105,7 @@ class Windows:
         left = self._rows[episode] - t  # rows of the episode from the window's first on
         columns = {name: self._gather(name, episode, t, left) for name in self.store.columns}
         tasks = tuple(self.store.tasks[i] for i in self.store.task_index[self._episodes[episode]])
-        valid = np.arange(self.length) * self.stride < left[:, None]
+        valid = np.arange(self.length) * self.stride < left[:, None] + self.stride - 1
         return rows.unflatten(columns, tasks, torch.from_numpy(valid))
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
@@ -116,11 +118,13 @@ class Windows:
     def _gather(self, column: str, episode: NDArray[np.int64], t: NDArray[np.int64], left: NDArray[np.int64]) -> Tensor:
         """The windows (b, length) of a column, zero where they run past their episode."""
         if column in _EVENTS and self.stride > 1:
-            steps = self._read(column, episode, t, left, np.arange(self.length * self.stride))
+            offset = np.arange(self.length * self.stride)
+            steps = self._read(column, episode, t, left, offset, offset < left[:, None])
             steps = steps.unflatten(1, (self.length, self.stride))
             return steps.any(2) if steps.dtype == torch.bool else steps.sum(2)
         seen = self.observed if column == "state" or column.startswith("images/") else self.length
-        return self._read(column, episode, t, left, np.arange(seen) * self.stride)
+        offset = np.arange(seen) * self.stride
+        return self._read(column, episode, t, left, offset, offset < left[:, None] + self.stride - 1)
 
     def _read(
         self,
@@ -129,37 +133,32 @@ class Windows:
         t: NDArray[np.int64],
         left: NDArray[np.int64],
         offset: NDArray[np.int64],
+        valid: NDArray[np.bool_],
     ) -> Tensor:
-        """Rows t + offset of each episode: (b, len(offset)), zero from `left` on."""
-        valid = offset < left[:, None]
+        """Rows t + offset of each episode, but none behind its last: (b, len(offset)), zero where not valid."""
+        place = t[:, None] + np.minimum(offset, left[:, None] - 1)
         layout = next(layout for layout in self.store.layouts if layout.name == column)
         out = self._buffers.empty((*valid.shape, *layout.shape), layout.dtype)
         if column in self._cached:
-            place = (self._packed[episode] + t)[:, None] + np.minimum(offset, left[:, None] - 1)
+            place = self._packed[episode][:, None] + place
             torch.index_select(self._whole(column), 0, torch.from_numpy(place.ravel()), out=out.flatten(0, 1))
         else:
-            self._decode(column, self.store.starts[self._episodes[episode]] + t, valid.sum(1), offset, out)
+            self._decode(column, self.store.starts[self._episodes[episode]][:, None] + place, valid.sum(1), out)
         if not valid.all():
             out[torch.from_numpy(~valid)] = 0
         return out
 
-    def _decode(
-        self,
-        column: str,
-        start: NDArray[np.int64],
-        count: NDArray[np.int64],
-        offset: NDArray[np.int64],
-        out: Tensor,
-    ) -> None:
-        """Read the first `count` of the rows start + offset of each window, (b,), into out (b, len(offset))."""
-        run = 1 if self.stride > 1 and len(offset) > 1 else len(offset)  # rows that follow one another
+    def _decode(self, column: str, place: NDArray[np.int64], count: NDArray[np.int64], out: Tensor) -> None:
+        """Read the first `count` of the rows at `place` (b, n) of the common time axis into out (b, n)."""
+        columns = place.shape[1]
+        run = 1 if self.stride > 1 and columns > 1 else columns  # rows that follow one another
         array = out.numpy()
         self.store.fill(
             column,
             (
-                (first + step, array[i, j : min(j + run, rows)])
-                for i, (first, rows) in enumerate(zip(start.tolist(), count.tolist(), strict=True))
-                for j, step in zip(range(0, rows, run), offset[::run].tolist(), strict=False)
+                (int(place[i, j]), array[i, j : min(j + run, rows)])
+                for i, rows in enumerate(count.tolist())
+                for j in range(0, rows, run)
             ),
         )
 

@@ -93,7 +93,7 @@ class Dreamer(nn.Module):
     def action(self, belief: Float[Tensor, "b d"], move: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
         """A move in -1..1 in environment units."""
         if self.world.carried and self.world.body.servo:
-            return torch.clamp(belief[:, -self.world.carried :] + REACH * move, self.low, self.high)
+            return torch.clamp(self.world.proprioception(belief) + REACH * move, self.low, self.high)
         return self.low + (move + 1) / 2 * (self.high - self.low)
 
     # A policy

@@ -6,7 +6,7 @@ et al. 2017), with smooth noise and a warm start (Pinneri et al. 2020, iCEM).
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, override
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from worldlab.dynamics.objectives import Objective, mean_reward
+from worldlab.errors import UsageError
 from worldlab.protocols import Indexable, Observable, Restorable, Sketching, WorldModel
 from worldlab.seeding import generator
 from worldlab.trajectory import Observation, Spec, Trajectory
@@ -41,6 +42,18 @@ class Search:
     context: int = 8
     """Rows that the model may look back on."""
 
+    def __post_init__(self) -> None:
+        """Refuse what cannot be searched.
+
+        Raises:
+            UsageError: a size is not positive, or the noise would be the same at all steps.
+        """
+        if min(self.horizon, self.candidates, self.rounds, self.context) < 1 or not 0 <= self.persistence < 1:
+            raise UsageError(
+                "a search needs at least 1 step, candidate, round and row of context, and a persistence of at least 0 "
+                f"and below 1; got {self}."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class CEM(Search):
@@ -48,6 +61,12 @@ class CEM(Search):
 
     elites: int = 16
     """How many are the best."""
+
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.elites <= self.candidates:
+            raise UsageError(f"elites are some of the candidates; got {self.elites} of {self.candidates}.")
 
     def refit(
         self, moves: Float[Tensor, "b n t a"], score: Float[Tensor, "b n"]
@@ -86,7 +105,7 @@ class Plan:
     """What a search came to."""
 
     action: Float[Tensor, "b t a"]
-    """The best plan, in environment units."""
+    """What the last round came to (the mean of its elites, of MPPI's weights), in environment units."""
     score: Float[Tensor, " b"]
     """What the objective says of it."""
     rounds: tuple[int, ...]
@@ -141,7 +160,8 @@ class Planner[S: Indexable]:
         """The first action of the best plan from here."""
         seen, over = self._look(obs)
         self._seen.append(seen)
-        self._seen, self._done = self._seen[-self.search.context :], self._done[-self.search.context + 1 :]
+        self._seen = self._seen[-self.search.context :]
+        self._done = self._done[len(self._done) - len(self._seen) + 1 :]
         action = torch.zeros(len(over), self.search.horizon, len(self._low)) if self._plan is None else self._plan
         if going := [i for i, done in enumerate(over) if not done]:
             guess = None if self._plan is None else self._plan[going]
@@ -175,7 +195,7 @@ class Planner[S: Indexable]:
             here = None if origin is None else origin[rows]
             noise = torch.stack([self._noise(seeds[i], step, number) for i in rows.tolist()])
             moves = mean[rows, None] + std[rows, None] * noise
-            moves[:, 0] = mean[rows]  # what is best so far stays among the candidates
+            moves[:, 0] = mean[rows]  # what was come to so far stays among the candidates
             actions = self._actions(moves, here)
             mean[rows], spread = search.refit(self._moves(actions, here), self._scores(belief, rows, actions))
             std[rows] = torch.lerp(spread, std[rows], search.caution)
@@ -190,7 +210,8 @@ class Planner[S: Indexable]:
         """What the objective says of the candidates of some episodes."""
         n = actions.shape[1]
         dream, _ = self._imagine(belief[rows.repeat_interleave(n)], actions.flatten(0, 1))
-        return self.objective(dream).unflatten(0, (len(rows), n)).float().cpu()
+        score = self.objective(dream).unflatten(0, (len(rows), n)).float().cpu()
+        return score.nan_to_num(nan=-torch.inf)  # or what cannot be imagined would be the best
 
     def _first_moves(self, n: int, origin: Float[Tensor, "b a"] | None) -> Float[Tensor, "b t a"]:
         """What is searched around without a better guess: standing still, or the middle of the range."""

@@ -134,6 +134,10 @@ class RSSM(nn.Module):
         shown = [] if self.slots is None else [self.slots.show(state, slots)]
         return torch.cat([deter, stoch, self.body.posture(state), *shown], -1)
 
+    def proprioception(self, belief: Float[Tensor, "*b d"]) -> Float[Tensor, "*b s"]:
+        """The state that the belief carries, in the units of the data."""
+        return belief.split(self.parts, -1)[2]
+
     def reward(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
         """What was received on arriving in a belief."""
         return self.two_hot.mean(self.reward_head(features))
@@ -239,7 +243,7 @@ class RSSM(nn.Module):
     def _state(self, belief: Float[Tensor, "*b d"], features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b s"]:
         """Proprioception."""
         if self.config.carry:
-            return belief.split(self.parts, -1)[2]
+            return self.proprioception(belief)
         return self.body.scale.invert(symexp(self.state_head(features).float()))
 
     # Training

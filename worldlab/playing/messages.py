@@ -1,7 +1,6 @@
 """What the page and the server say to each other, as JSON."""
 
 import base64
-import binascii
 import io
 from collections.abc import Callable, Mapping
 
@@ -89,7 +88,10 @@ def _numbers(told: Mapping[str, object], name: str) -> list[float]:
     value = told.get(name)
     if not isinstance(value, list):
         raise UsageError(f"'{name}' must be a list of numbers; got {value!r}.")
-    numbers = [float(x) for x in value if isinstance(x, int | float) and not isinstance(x, bool)]
+    try:
+        numbers = [float(x) for x in value if isinstance(x, int | float) and not isinstance(x, bool)]
+    except OverflowError:
+        numbers = []
     if len(numbers) != len(value):
         raise UsageError(f"'{name}' must be a list of numbers; got {value!r}.")
     return numbers
@@ -105,7 +107,7 @@ def _picture(told: Mapping[str, object]) -> Tensor:
     try:
         raw = base64.b64decode(text.rpartition(",")[2], validate=True)
         return torch.from_numpy(np.array(Image.open(io.BytesIO(raw)).convert("RGB")))
-    except (binascii.Error, UnidentifiedImageError, OSError, Image.DecompressionBombError):
+    except (ValueError, SyntaxError, OSError, UnidentifiedImageError, Image.DecompressionBombError):  # as PIL fails
         raise UsageError("that is not a picture that can be read; PNG and JPEG work.") from None
 
 

@@ -67,6 +67,7 @@ function outcome(id, said, steps) {
   chip.textContent = `reward ${said.reward.toFixed(2)}`;
   if (said.success) [chip.className, chip.textContent] = ["chip success", `${chip.textContent}, success`];
   else if (said.terminated) [chip.className, chip.textContent] = ["chip over", `${chip.textContent}, ended`];
+  else if (said.truncated) [chip.className, chip.textContent] = ["chip over", `${chip.textContent}, time is up`];
 }
 
 function pictures() {

@@ -44,8 +44,9 @@ class Server[S]:
         handler = type("Handler", (_Handler,), {"answer": staticmethod(self._answer)})
         try:
             self._http = ThreadingHTTPServer(("127.0.0.1", port), handler)
-        except OSError as error:
-            raise UsageError(f"could not listen on port {port}: {error.strerror}. Choose another --port.") from None
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or "ports are 0 to 65535"
+            raise UsageError(f"could not listen on port {port}: {why}. Choose another --port.") from None
         self._http.daemon_threads = True
 
     @property
@@ -92,14 +93,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _told(self) -> Mapping[str, object]:
         """The body; a page of another site cannot send JSON here without being asked first."""
+        host = self.headers.get("Host", "").rpartition(":")[0] or self.headers.get("Host", "")
+        if host not in ("127.0.0.1", "localhost"):  # another site's name may have been pointed at this machine
+            raise UsageError(f"orders go to 127.0.0.1; got them for '{host}'.")
         if self.headers.get("Content-Type", "").partition(";")[0] != "application/json":
             raise UsageError("orders are JSON: send Content-Type: application/json.")
-        length = int(self.headers.get("Content-Length") or 0)
-        if length > LARGEST:
-            raise UsageError(f"a request may have {LARGEST} bytes; got {length}.")
+        size = self.headers.get("Content-Length") or "0"
+        if not size.isdecimal() or int(size) > LARGEST:
+            raise UsageError(f"a request may have {LARGEST} bytes; got {size}.")
         try:
-            told = json.loads(self.rfile.read(length) or b"{}")
-        except ValueError:
+            told = json.loads(self.rfile.read(int(size)) or b"{}")
+        except (ValueError, RecursionError):
             raise UsageError("the request is not valid JSON.") from None
         if not isinstance(told, dict):
             raise UsageError("the request must be a JSON object.")

@@ -90,18 +90,17 @@ class Session[S]:
             raise UsageError(f"episode {episode} has no row {row}; it has {len(recorded.valid)}, counted from 0.")
         context = recorded.rows(max(0, row + 1 - CONTEXT), row + 1)
         physics = None if context.physics is None else context.physics[-1:]
-        self.task = context.obs.task[0]
+        self._begin(stack([context]), physics, f"episode {episode}, row {row}")
         if physics is not None and isinstance(self.world, Restorable):
             self.world.restore(physics, (self.task,))
-        self._begin(stack([context]), physics, f"episode {episode}, row {row}")
 
     def restart(self) -> None:
         """Begin where the simulator starts."""
         if self.world is None:
             raise UsageError("there is no simulator to start.")
         raw, info = self.world.reset(seed=self.seed)
-        self.task = str(info["task"][0])  # pyright: ignore[reportIndexIssue]
-        context = _still(observation(raw, (self.task,)), len(self.spec.action))
+        task = str(info["task"][0])  # pyright: ignore[reportIndexIssue]
+        context = _still(observation(raw, (task,)), len(self.spec.action))
         if "privileged" in info:
             context = replace(context, privileged=torch.tensor(np.asarray(info["privileged"], np.float32))[:, None])
         self._begin(context, self._physics(), "the simulator's start")
@@ -116,7 +115,6 @@ class Session[S]:
         images = {name: _resized(picture, size)[None] for name, size in self.spec.cameras.items()}
         if not images:
             raise UsageError("this world model sees no pictures.")
-        self.task = ""
         self._begin(_still(Observation(images, state, ("",)), len(self.spec.action)), None, "a picture")
 
     def step(self, action: Sequence[float]) -> None:
@@ -175,7 +173,7 @@ class Session[S]:
         seen = {name: context.obs.images[name][0, -1] for name in self.spec.cameras}
         simulated = physics is not None and isinstance(self.world, Restorable)
         nothing = _outcome(torch.zeros(()), torch.zeros(()), torch.zeros(()))
-        self.saved, self.source = None, source
+        self.saved, self.source, self.task = None, source, context.obs.task[0]
         self.now = Moment(
             belief=belief,
             steps=0,
@@ -193,11 +191,11 @@ class Session[S]:
     def _simulate(self, action: Tensor) -> tuple[Frames, Mapping[str, Json]]:
         """What the simulator makes of the action."""
         assert self.world is not None
-        raw, reward, terminated, _, info = self.world.step(action[None].numpy())
+        raw, reward, terminated, truncated, info = self.world.step(action[None].numpy())
         seen = observation(raw, (self.task,)).images
         success = np.asarray(info["success"], bool)
         ended = _outcome(torch.tensor(reward[0]), torch.tensor(terminated[0]), torch.tensor(success[0]))
-        return {name: image[0] for name, image in seen.items()}, ended
+        return {name: image[0] for name, image in seen.items()}, {**ended, "truncated": bool(truncated[0])}
 
 
 def _outcome(reward: Tensor, terminated: Tensor, success: Tensor) -> dict[str, Json]:
