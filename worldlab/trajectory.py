@@ -173,15 +173,29 @@ def stack(episodes: Sequence[Trajectory]) -> Trajectory:
 
 def join(parts: Sequence[Trajectory]) -> Trajectory:
     """Consecutive parts of the same episodes as one trajectory, leading axes *b t."""
-    axis = parts[0].valid.ndim - 1
+    first, axis = parts[0], parts[0].valid.ndim - 1
 
-    def tensors(part: Trajectory) -> list[Tensor]:
-        found: list[Tensor] = []
-        part.map(lambda x: (found.append(x), x)[1])
-        return found
+    def along(get: Callable[[Trajectory], Tensor]) -> Tensor:
+        return torch.cat([get(part) for part in parts], axis)
 
-    joined = iter([torch.cat(column, axis) for column in zip(*map(tensors, parts), strict=True)])
-    return parts[0].map(lambda _: next(joined))
+    def along_or_none(get: Callable[[Trajectory], Tensor | None]) -> Tensor | None:
+        found = [x for part in parts if (x := get(part)) is not None]
+        return torch.cat(found, axis) if len(found) == len(parts) else None
+
+    return Trajectory(
+        obs=Observation(
+            {name: along(lambda t, name=name: t.obs.images[name]) for name in first.obs.images},
+            along(lambda t: t.obs.state),
+            first.obs.task,
+        ),
+        action=along(lambda t: t.action),
+        reward=along(lambda t: t.reward),
+        terminated=along(lambda t: t.terminated),
+        success=along(lambda t: t.success),
+        valid=along(lambda t: t.valid),
+        physics=along_or_none(lambda t: t.physics),
+        privileged=along_or_none(lambda t: t.privileged),
+    )
 
 
 Control = Literal["joint_position", "joint_delta", "ee_delta", "raw"]
@@ -207,6 +221,11 @@ class Spec:
     """Largest action, environment units."""
     fps: int
     """Control steps a second."""
+
+    @property
+    def joint_targets(self) -> bool:
+        """Whether an action says where the joints should be, so that it matters by how far they are from there."""
+        return self.control == "joint_position" and self.action == self.state
 
     def check(self, other: "Spec", names: tuple[str, str] = ("policy", "environment")) -> None:
         """Raise `UsageError` naming the first thing in which `other` does not offer what this contract needs."""

@@ -38,7 +38,7 @@ EXTRAS = "meta/worldlab.zarr"
 
 def is_so101(spec: Spec) -> bool:
     """Whether numbers are the SO-101's joint positions, which change units at LeRobot's edge."""
-    return spec.control == "joint_position" and spec.state == spec.action == so101.NAMES
+    return spec.joint_targets and spec.state == so101.NAMES
 
 
 @contextmanager

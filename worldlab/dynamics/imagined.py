@@ -46,7 +46,11 @@ class ImaginedEnv[S](gymnasium.vector.VectorEnv):
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[dict[str, NDArray[np.generic]], dict[str, object]]:
-        """Return to the end of the contexts; `seed` is that of the model's own randomness."""
+        """Return to the end of the contexts.
+
+        `seed` is that of the model's own randomness, which all share: in a model that draws, what happens in one
+        environment depends on how many there are.
+        """
         self._belief = self.model.observe(self.context)
         self._generator = generator(seed or 0)
         self._steps = 0

@@ -139,7 +139,7 @@ class Planner[S: Indexable]:
         self.model, self.search, self.objective, self.env = model, search or CEM(), objective, env
         self._imagine = model.sketch if isinstance(model, Sketching) else model.imagine
         self._low, self._high = torch.tensor(model.spec.low), torch.tensor(model.spec.high)
-        self._targets = model.spec.control == "joint_position" and model.spec.state == model.spec.action
+        self._targets = model.spec.joint_targets
         self.reset(())
 
     @property

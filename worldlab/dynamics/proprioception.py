@@ -29,7 +29,7 @@ class Proprioception(nn.Module):
     def __init__(self, spec: Spec, statistics: Statistics, context: int, width: int) -> None:
         """`context` is the width of what else is known."""
         super().__init__()
-        self.servo = spec.control == "joint_position" and spec.action == spec.state
+        self.servo = spec.joint_targets
         """Whether an action says where the joints should be."""
         self.scale = Standardize(statistics.state) if self.servo else Standardize(statistics.state, FLOOR)
         self.scale_action = Standardize(statistics.action)

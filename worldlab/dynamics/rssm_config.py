@@ -8,7 +8,12 @@ from worldlab.dynamics.recurrence import SizeName
 
 @dataclass(frozen=True, kw_only=True)
 class RSSMConfig:
-    """`RSSM`. By default, with `carry`, `correct`, `dream`, `privileged` and `focus` off, it is DreamerV3's."""
+    """`RSSM`. By default, with `carry`, `correct`, `dream`, `privileged` and `focus` off, it is DreamerV3's.
+
+    But for LayerNorm (one kernel on a CPU) instead of RMSNorm; weights of the posterior that begin sharper; the first
+    row of a window, which costs no divergence, because nothing is known before it; and the stems: `FrameEncoder` and
+    `FrameDecoder`, which draws some of the frames of a batch.
+    """
 
     kind: Literal["rssm"] = "rssm"
     """Names the model in a run."""

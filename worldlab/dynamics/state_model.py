@@ -76,11 +76,6 @@ class StateModel(nn.Module):
             nn.init.zeros_(last.weight)  # pyright: ignore[reportArgumentType]
 
     @property
-    def _servo(self) -> bool:
-        """Whether an action says where the joints should be, so that it matters by how far they are from there."""
-        return self._spec.control == "joint_position" and self._spec.action == self._spec.state
-
-    @property
     def spec(self) -> Spec:
         """The data's, without the columns that are an expert's opinion and no part of the world."""
         return replace(self._spec, privileged=self.layout.names)
@@ -185,11 +180,11 @@ class StateModel(nn.Module):
     def _move(self, world: World, action: Float[Tensor, "*b a"]) -> World:
         """What the action does to the arm."""
         std = self.scale_state.std * STEP
-        aim = (action - world.state) / std if self._servo else self.scale_action(action)
+        aim = (action - world.state) / std if self._spec.joint_targets else self.scale_action(action)
         inputs = torch.cat([self._arm(world), aim], -1)
         moved, free, gate = self.arm(inputs).split([len(std), len(self.layout.free), len(std)], -1)
         moved = moved + self.linear(inputs)
-        if self._servo:
+        if self._spec.joint_targets:
             # A servo either arrives, or is on its way as fast as it can.
             moved = torch.lerp(moved, aim, gate.sigmoid())
         velocity = std * moved

@@ -19,7 +19,7 @@ NUDGE = 0.06
 def about[S](session: Session[S], title: str, notes: tuple[str, ...]) -> dict[str, Json]:
     """What the page needs to know once: controls, cameras, episodes."""
     spec = session.spec
-    targets = spec.control == "joint_position" and spec.action == spec.state
+    targets = spec.joint_targets
     return {
         "title": title,
         "fps": spec.fps,

@@ -21,8 +21,7 @@ class Chunks(nn.Module):
         """`spec` is that of the data, with its privileged columns; `chunk` and `pace` are those of `VLAConfig`."""
         super().__init__()
         self.scale = QuantileScale(statistics.action)
-        moving = spec.control == "joint_position" and spec.state == spec.action
-        self.size, self.fps, self.pace = chunk, spec.fps, pace if moving else None
+        self.size, self.fps, self.pace = chunk, spec.fps, pace if spec.joint_targets else None
         self.expert = expert_columns(spec)
         self.low, self.high = spec.low, spec.high
 

@@ -108,7 +108,7 @@ def export_policy(policy: VLA, out: str | Path) -> Path:
     """
     spec, out = policy.spec, Path(out)
     check_out(out)
-    if not (spec.state == spec.action == so101.NAMES and spec.control == "joint_position"):
+    if not (spec.joint_targets and spec.state == so101.NAMES):
         acts = ", ".join(spec.action)
         raise UsageError(f"only policies for the SO-101's joint positions go to LeRobot; this one sets {acts}.")
     _discover_plugins()
