@@ -52,6 +52,20 @@ def test_what_is_unknown_is_named(change, sentence):
         dict(Contest(**{**vars(CONTEST), **change}).recipes())
 
 
+def test_what_cannot_be_held_begins_no_folder(tmp_path):
+    for change, sentence in (
+        ({"seeds": 0}, "--seeds must be at least 1"),
+        ({"episodes": 0}, "--episodes must be at least 1"),
+        ({"steps": 0}, "above zero"),
+        ({"data": str(tmp_path / "none.zarr")}, "no episode store"),
+    ):
+        with pytest.raises(UsageError, match=sentence):
+            bakeoff.bakeoff(Contest(**{**vars(CONTEST), **change}), tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+    with pytest.raises(UsageError, match="--workers"):
+        bakeoff.bakeoff(CONTEST, tmp_path / "out", workers=0)
+
+
 def entry(name, seed, successes):
     return Entry(name, seed, 640, 1.0, 1000, 0.01 * (seed + 1), 0.001, 512, successes, 100, 0.002, 9.5, None, None)
 

@@ -114,6 +114,16 @@ def test_a_device_that_is_not_there(lab, tmp_path, capsys):
     assert not (tmp_path / "y").exists()
 
 
+def test_pictures_of_another_size_are_judged_at_that_size(tmp_path, capsys):
+    data = str(tmp_path / "wide.zarr")
+    main(
+        ["collect", "worldlab/Reach-v0", "--episodes", "4", "--n", "4", "--size", "48", "--workers", "1", "--out", data]
+    )
+    main(["train", "flow-reach", "--data", data, "--steps", "1", "--out", f"{tmp_path}/flow"])
+    main(["eval", f"{tmp_path}/flow", "--env", "worldlab/Reach-v0", "--episodes", "2", "--no-controls"])
+    assert " on worldlab/Reach-v0" in capsys.readouterr().out
+
+
 def test_resuming_another_run_is_refused(lab, capsys):
     sentence = refused(
         capsys, "train", "tokens-reach", "--data", f"{lab}/x.zarr", "--out", f"{lab}/flow", "--resume", "--steps", "2"
@@ -134,6 +144,10 @@ def test_another_trunk(lab, tmp_path, capsys):
         capsys, "train", "state-reach", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/y", "--lora", "2"
     )
     assert "another trunk" in refused(capsys, *train, f"{lab}/flow", "--resume", "--fusion", "native")
+    assert "--lora is a rank" in refused(capsys, *train, f"{tmp_path}/y", "--lora", "-1")
+    stage = ["train", "align-reach", "--data", f"{lab}/x.zarr", "--steps", "2", "--out", f"{tmp_path}/z"]
+    assert "nothing is left to train" in refused(capsys, *stage, "--frozen", "vision", "language", "fusion")
+    assert not (tmp_path / "z").exists()
     main([*train, f"{tmp_path}/y", "--fusion", "qformer", "--vision", "dinov2", "--language", "gemma", "--lora", "2"])
     assert "trained for 2 steps" in capsys.readouterr().out
 

@@ -70,7 +70,7 @@ def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
     again = rollout(players.load(name, CountEnv(2)), CountEnv(2), seed=21, max_steps=5)
     assert torch.equal(again.action, wave.action[1:3])
     assert torch.equal(again.reward, wave.reward[1:3])
-    assert not players.looks(name)
+    assert players.picture(name) is None
     assert players.run_of(name) == (tmp_path, "recorded")
     with pytest.raises(UsageError, match="no episode of seed 24; it holds 4, from seed 20 to 23"):
         rollout(players.load(name, CountEnv()), CountEnv(), seed=21)

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from worldlab.errors import UsageError
-from worldlab.runs import Run
+from worldlab.runs import Run, provenance
 from worldlab.training import FitConfig, fit, pick_device
 from worldlab.trajectory import Observation, Trajectory
 
@@ -118,6 +118,31 @@ def test_what_has_finished_is_not_trained_over(tmp_path):
 def test_divergence_is_said(tmp_path):
     with pytest.raises(UsageError, match="diverged"):
         train(tmp_path / "run", learning_rate=1e30, clip=1e30, steps=200)
+
+
+def test_a_line_that_a_crash_cut_off_spoils_no_other(tmp_path):
+    run = Run.create(tmp_path / "run", {"kind": "linear"})
+    run.log({"step": 1})
+    with (tmp_path / "run" / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 20, "sec')
+    assert [line["step"] for line in run.read_log()] == [1]
+    for step in (40, 60):
+        run.log({"step": step})
+    assert [line["step"] for line in run.read_log()] == [1, 40, 60]
+
+
+def test_weights_that_are_cut_off_are_said_to_be(tmp_path):
+    train(tmp_path / "run")
+    file = tmp_path / "run" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(UsageError, match="cannot be read"):
+        Run.open(tmp_path / "run").load_into(Linear())
+
+
+def test_a_machine_without_git_records_no_commit(monkeypatch):
+    assert provenance(0)["commit"]
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert provenance(0)["commit"] is None
 
 
 def test_diverged_weights_are_never_written(tmp_path):

@@ -127,11 +127,18 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
         device: where networks run.
 
     Raises:
-        UsageError: there is no such head, fusion or task, no budget, or `out` holds another contest.
+        UsageError: there is no such head, fusion, task or store, no budget, a size is below 1, or `out` holds another
+            contest.
     """
     if (contest.steps is None) == (contest.minutes is None):
         raise UsageError("a contest needs one budget: --steps for equal samples, or --minutes for equal time.")
+    for size, value in (("--seeds", contest.seeds), ("--episodes", contest.episodes), ("--workers", workers)):
+        if value < 1:
+            raise UsageError(f"{size} must be at least 1; got {value}.")
+    if (contest.steps or contest.minutes or 0) <= 0:
+        raise UsageError("the budget of a contest must be above zero.")
     recipes = dict(contest.recipes())
+    datasets.EpisodeStore(contest.data)  # before a folder is begun with a store that is not there
     _open(contest, out)
     jobs = [(name, seed) for seed in range(contest.seeds) for name in recipes]
     entries: list[Entry] = []
@@ -141,9 +148,13 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
         ProcessPoolExecutor(workers, context, initializer=torch.set_num_threads, initargs=(1,)) as pool,
     ):
         running = [pool.submit(_enter, contest, recipes[name], name, seed, out, device) for name, seed in jobs]
-        for done, (job, (name, seed)) in enumerate(zip(running, jobs, strict=True), 1):
-            entries.append(job.result())
-            bar.at(done, f"{name}, seed {seed}: {entries[-1].successes}/{entries[-1].n}")
+        try:
+            for done, (job, (name, seed)) in enumerate(zip(running, jobs, strict=True), 1):
+                entries.append(job.result())
+                bar.at(done, f"{name}, seed {seed}: {entries[-1].successes}/{entries[-1].n}")
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # or all others would train before anyone hears of it
+            raise
     text = table(entries)
     write_atomically(out / "table.md", text)
     values: dict[str, Json] = {"out": str(out), "contest": asdict(contest), "entries": [asdict(e) for e in entries]}
@@ -153,7 +164,7 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
 
 def _open(contest: Contest, out: Path) -> None:
     """Begin a contest, or go on with the same one (with more seeds, heads or fusions)."""
-    if not out.exists():
+    if not out.exists() or not any(out.iterdir()):
         Run.create(out, {"kind": "bakeoff", **asdict(contest), "provenance": provenance(0)})
         return
     before = Run.open(out).config
@@ -192,7 +203,8 @@ def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes
     """What a policy does, open and closed loop, that was trained for so long."""
     seed = config.fit.seed
     store = datasets.EpisodeStore(contest.data)
-    world = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes))
+    size = next(iter(store.spec.cameras.values()), None)
+    world = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes), size=size)
     policy = workbench.meet(str(path), world, device)
     assert isinstance(policy, policies.VLA | policies.StateOnlyPolicy | policies.LeRobotBaseline)
     held = config.split(len(store))[1]

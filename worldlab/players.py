@@ -18,6 +18,8 @@ from worldlab.trajectory import Observation, Spec
 
 PLAN = "plan"
 RECORDED = "recorded:"
+PICTURE = (64, 64)
+"""What is looked at by a policy that does not say."""
 LEAN = "lean:"
 SIMULATOR = "simulator"
 """Named in place of a run, a planner dreams in the simulator itself."""
@@ -99,14 +101,20 @@ def run_of(name: str) -> tuple[Path, str]:
     return (Path(run), kind) if planned else (Path(name.removeprefix("lerobot:")), "")
 
 
-def looks(name: str) -> bool:
-    """Whether a policy needs pictures, which are most of what an environment costs; where in doubt, it does."""
+def picture(name: str) -> tuple[int, int] | None:
+    """The (height, width) of the pictures that a policy looks at; None if at none, which is much cheaper."""
     if name.startswith(RECORDED):
-        return False
-    described = Run.open(name).config if (Path(name) / "config.json").is_file() else {}
-    model = described.get("model")
+        return None
+    run = run_of(name)[0]
+    described = Run.open(run).config if (run / "config.json").is_file() else {}
+    model, spec = described.get("model"), described.get("spec")
     world = model.get("world") if isinstance(model, dict) else None
-    return not (isinstance(world, dict) and world.get("sees") == "state")
+    if isinstance(world, dict) and world.get("sees") == "state":
+        return None
+    cameras = spec.get("cameras") if isinstance(spec, dict) else None
+    for height, width in cameras.values() if isinstance(cameras, dict) else ():
+        return int(height), int(width)
+    return PICTURE
 
 
 class Recorded:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
@@ -38,21 +39,30 @@ def provenance(seed: int) -> dict[str, Json]:
         except metadata.PackageNotFoundError:
             return "not installed"
 
-    git = subprocess.run(  # noqa: S603
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],  # noqa: S607
-        capture_output=True,
-        text=True,
-        check=False,
-    )
     return {
         "command": " ".join(sys.argv),
         "seed": seed,
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "commit": git.stdout.strip() or None,
+        "commit": _commit(),
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "versions": {name: version(name) for name in _VERSIONED},
     }
+
+
+def _commit() -> str | None:
+    """Of this file's repository; None where it was installed without one, or git is not there."""
+
+    def git(*arguments: str) -> str:
+        said = subprocess.run(["git", "-C", here, *arguments], capture_output=True, text=True, check=True)  # noqa: S603, S607
+        return said.stdout.strip()
+
+    here = str(Path(__file__).parent)
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # a virtual environment may lie in someone else's
+        return git("describe", "--always", "--dirty")
+    except (OSError, subprocess.CalledProcessError):
+        return None
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -163,16 +173,24 @@ class Run:
         return config
 
     def log(self, values: Mapping[str, Json], file: str = "metrics.jsonl") -> None:
-        """Append one line."""
-        with (self.path / file).open("a", encoding="utf-8") as out:
-            out.write(json.dumps(values) + "\n")
+        """Append one line; one that a crash cut off stays by itself."""
+        with (self.path / file).open("ab+") as out:
+            cut = out.tell() > 0
+            if cut:
+                out.seek(-1, os.SEEK_END)
+                cut = out.read(1) != b"\n"
+            out.write(("\n" if cut else "").encode() + (json.dumps(values) + "\n").encode())
 
     def read_log(self, file: str = "metrics.jsonl") -> list[dict[str, Json]]:
         """All complete lines of a log; a line cut off by a crash is left out."""
         path = self.path / file
         if not path.exists():
             return []
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        found: list[dict[str, Json]] = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(json.JSONDecodeError):
+                found.append(json.loads(line))
+        return found
 
     @property
     def finished(self) -> bool:
@@ -194,6 +212,8 @@ class Run:
             raise UsageError(f"'{self.path}' has no weights ({file}); did its training finish?")
         try:
             model.load_state_dict(load_file(path))
+        except SafetensorError as error:
+            raise UsageError(f"the weights in '{path}' cannot be read ({error}); restore them from a copy.") from None
         except RuntimeError as error:
             raise UsageError(
                 f"the weights in '{path}' do not fit the model that config.json describes: either file was changed, or "

@@ -114,6 +114,8 @@ def train_recipe(
 
     seed, store = config.fit.seed, datasets.EpisodeStore(data)
     model = create_model(config, store, seed, ancestor)
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError("nothing is left to train: every part is frozen; leave one out of --frozen.")
     seen, held = config.split(len(store))
     about = {
         **model.describe(),
@@ -225,9 +227,8 @@ def evaluate(
     device: Device = "auto",
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
-    world = envs.make(
-        env, n=min(n, episodes), size=64 if players.looks(name) else None, variation=parse_variation(variation)
-    )
+    size = players.picture(name)
+    world = envs.make(env, n=min(n, episodes), size=size, variation=parse_variation(variation))
     policy = meet(name, world, device)
     way: list[str] = []
     if execution is not None and not execution.own_way:
@@ -257,8 +258,11 @@ def compare(
     a: str, b: str, env: str, episodes: int = 100, *, n: int = 50, seed: int = 0, device: Device = "auto"
 ) -> Outcome:
     """Two policies on the same seeds; see `worldlab compare --help`."""
-    world = envs.make(env, n=min(n, episodes), size=64 if players.looks(a) or players.looks(b) else None)
-    results = [judge(meet(name, world, device), world, episodes, seed, name) for name in (a, b)]
+    worlds = [envs.make(env, n=min(n, episodes), size=players.picture(name)) for name in (a, b)]
+    results = [
+        judge(meet(name, world, device), world, episodes, seed, name)
+        for name, world in zip((a, b), worlds, strict=True)
+    ]
     by = "success" if _defines_success(env) else "return"
     comparison = evaluation.compare(results[0], results[1], (a, b), by)
     return Outcome(comparison.verdict, {**comparison.to_json(), "env": env})

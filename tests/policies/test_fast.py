@@ -121,3 +121,8 @@ def test_a_head_without_words_says_so():
     prefix, facts = read(policy)
     with pytest.raises(UsageError, match="no words yet"):
         policy.head.decode(policy.backbone, prefix, facts)
+
+
+def test_no_chunks_are_no_words():
+    with pytest.raises(UsageError, match="collect the expert's"):
+        FastTokenizer.learn(torch.zeros(0, 8, 6), 10.0, 1024)

@@ -78,3 +78,14 @@ def test_a_vocabulary_without_room_is_refused():
     small = Backbone.create(TINY, {"front": (32, 32)}, TASKS)
     with pytest.raises(UsageError, match="no room"):
         TokenHead(HEADS["tokens"], small, Interface((6, 2), True, 4, 6, 2))
+
+
+@pytest.mark.parametrize("name", ["tokens", "tokens-parallel"])
+def test_no_label_is_a_class_that_is_never_written(name):
+    """Whatever is large shares a bin, in the labels as in what is decoded."""
+    head = make_policy(HEADS[name]).head
+    action = torch.linspace(-1.5, 1.5, 48).view(1, 8, 6)
+    classes = head.classes(action)
+    assert classes.min() == 1
+    assert classes.max() == head.bins - 1
+    torch.testing.assert_close(head.chunk(classes), action.clamp(-1, 1), rtol=0, atol=1.01 / (head.bins - 1))

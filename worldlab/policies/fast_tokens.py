@@ -43,8 +43,13 @@ class FastTokenizer:
             vocabulary: the most words.
 
         Raises:
-            UsageError: the coefficients alone need more words than that.
+            UsageError: there are no chunks, or the coefficients alone need more words than that.
         """
+        if len(chunk) == 0:
+            raise UsageError(
+                "FAST learns its words from chunks of which at least half is known, and these episodes have none; "
+                "collect the expert's."
+            )
         coefficients = _transform(chunk.numpy(), scale)
         low, high = int(coefficients.min()), int(coefficients.max())
         if high - low >= vocabulary:

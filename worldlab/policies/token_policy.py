@@ -59,8 +59,12 @@ class _BinHead(Head):
         self.chunked = self.written = 0
 
     def classes(self, action: Float[Tensor, "b k a"]) -> Int[Tensor, "b n"]:
-        """The classes of a chunk's numbers, step by step."""
-        return self.tokenizer.encode(action.flatten(1)) - self.tokenizer.first
+        """The classes of a chunk's numbers, step by step.
+
+        OpenVLA's formula puts the largest number, and all beyond, alone into class 0, which is decoded as class 1 is:
+        they are the same bin, and it is learnt as one.
+        """
+        return (self.tokenizer.encode(action.flatten(1)) - self.tokenizer.first).clamp(min=1)
 
     def chunk(self, classes: Int[Tensor, "b n"]) -> Float[Tensor, "b k a"]:
         """The inverse of `classes`, at the bins' centres."""
@@ -83,7 +87,7 @@ class _BinHead(Head):
 
 
 def likeliest(logits: Float[Tensor, "*b v"]) -> Int[Tensor, "*b"]:
-    """The most probable class but class 0, which no number has: n edges make n - 1 bins (see `ActionTokenizer`)."""
+    """The most probable class but class 0, which no label has: n edges make n - 1 bins (see `_BinHead.classes`)."""
     return 1 + logits[..., 1:].argmax(-1)
 
 
