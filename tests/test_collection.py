@@ -88,3 +88,19 @@ def test_episodes_of_another_kind_are_refused(alone):
 def test_a_policy_runs_where_it_is_told_to(tmp_path):
     with pytest.raises(UsageError, match="--device cuda"):
         collect(replace(RECIPE, policy="random", device="cuda"), f"{tmp_path}/x.zarr", 2, workers=1)
+
+
+def test_another_task_is_not_mixed_in(alone, tmp_path):
+    with pytest.raises(UsageError, match="holds episodes of worldlab/Reach-v0, not worldlab/Lift-v0"):
+        collect(replace(RECIPE, env="lift"), alone.path, 2, workers=1)
+    store, _, _ = collect(replace(RECIPE, env="reach"), f"{tmp_path}/x.zarr", 2, workers=1)
+    assert store.provenance["env"] == "worldlab/Reach-v0"
+
+
+@pytest.mark.parametrize("wrong", [{"n": 0}, {"size": 0}, {"noise": -1.0}, {"noise": float("nan")}], ids=str)
+def test_what_cannot_be_collected_begins_no_store(tmp_path, wrong):
+    with pytest.raises(UsageError, match="collecting takes"):
+        collect(replace(RECIPE, **wrong), f"{tmp_path}/x.zarr", 2, workers=1)
+    with pytest.raises(UsageError, match="collecting takes"):
+        collect(RECIPE, f"{tmp_path}/x.zarr", 0, workers=1)
+    assert not list(tmp_path.iterdir())

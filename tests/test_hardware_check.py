@@ -6,7 +6,7 @@ import pytest
 import torch
 from policies.test_lerobot_policy import tiny_policy
 
-from worldlab import envs, policies, so101
+from worldlab import envs, hardware_check, policies, so101
 from worldlab.cli import main
 from worldlab.eval.hardware import judge, so101_limits
 from worldlab.hardware_check import drive
@@ -98,3 +98,18 @@ def test_what_is_not_fit_for_the_arm_is_not_exported_unless_forced(wild, tmp_pat
     assert "NOT fit for the arm" in capsys.readouterr().out
     plain = export_policy(policies.load_run(wild), tmp_path / "plain")
     assert all(file.read_bytes() == (out / file.name).read_bytes() for file in plain.iterdir())
+
+
+def test_the_check_runs_at_the_pace_of_the_task(tmp_path, monkeypatch):
+    seen = []
+
+    def watch(policy, robot, *rest):
+        seen.append(robot.config.fps)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hardware_check, "drive", watch)
+    out = tmp_path / "policy"
+    export_policy(tiny_policy(), out)
+    with pytest.raises(KeyboardInterrupt):
+        hardware_check.check_directory(out, "worldlab/Reach-v0", episodes=1)
+    assert seen == [envs.make("worldlab/Reach-v0", size=None).contract.fps]

@@ -11,7 +11,7 @@ from contracts.test_world_models import statistics
 from worldlab import datasets, dynamics, envs, players
 from worldlab.errors import UsageError
 from worldlab.policies import RandomPolicy
-from worldlab.rollout import rollout
+from worldlab.rollout import observation, rollout
 from worldlab.runs import Run
 
 
@@ -71,7 +71,13 @@ def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
     assert torch.equal(again.action, wave.action[1:3])
     assert torch.equal(again.reward, wave.reward[1:3])
     assert players.picture(name) is None
-    assert players.run_of(name) == (tmp_path, "recorded")
+    assert players.run_of(name) == (tmp_path, "recorded.x")
+    assert (players.together(name, 3, 4), players.together("random", 3, 4)) == (2, 3)  # all waves are full
+    recorded = players.load(name, CountEnv(2))
+    recorded.reset([22, 23])  # once all is done the last action is held
+    seen = observation(CountEnv(2).reset(seed=22)[0], ("", ""))
+    whole = recorded.act(seen)
+    assert torch.equal(recorded.act(seen), whole[:, -1:])
     with pytest.raises(UsageError, match="no episode of seed 24; it holds 4, from seed 20 to 23"):
         rollout(players.load(name, CountEnv()), CountEnv(), seed=21)
 

@@ -5,12 +5,13 @@ Episodes are rolled out in waves of n consecutive seeds. Each process writes a p
 interrupted collection leaves in parts is merged by the next one.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, islice, takewhile
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.util import Finalize
@@ -44,7 +45,7 @@ class Recipe:
     policy: str = "expert"
     """expert, random, a run folder, or lerobot:DIR."""
     noise: float = 0.0
-    """Disturbs the expert, from 0 to 1."""
+    """Disturbs the expert, 0 and up; 1 is rough."""
     keep_failures: bool = False
     """Keep the expert's failed episodes too."""
     size: int = 64
@@ -131,9 +132,15 @@ def collect(
         The store, and how many episodes were kept and tried.
 
     Raises:
-        UsageError: the store holds episodes of another kind, none of the first twenty waves succeeded, or not all
-            could be written.
+        UsageError: a size makes no sense, the store holds episodes of another kind or environment, none of the first
+            twenty waves succeeded, or not all could be written.
     """
+    if episodes < 1 or recipe.n < 1 or recipe.size < 1 or workers < 0 or not 0 <= recipe.noise < math.inf:
+        raise UsageError(
+            "collecting takes at least 1 episode, 1 environment and 1 pixel, no less than 0 workers and a finite noise "
+            f"of at least 0; got {episodes}, {recipe.n}, {recipe.size}, {workers} and {recipe.noise}."
+        )
+    recipe = replace(recipe, env=envs.full_id(recipe.env))
     about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, **provenance(seed)}
     store = _open(out, recipe.world(1, 1).contract, about)
     _merge(store)
@@ -166,6 +173,8 @@ def _open(out: str, spec: Spec, about: dict[str, Json]) -> datasets.EpisodeStore
         return datasets.EpisodeStore.create(out, spec, about)
     store = datasets.EpisodeStore(out)
     store.spec.check(spec, ("store", "environment"))
+    if (made := store.provenance.get("env")) not in (None, about["env"]):
+        raise UsageError(f"'{out}' holds episodes of {made}, not {about['env']}; use another store.")
     if store.spec.privileged != spec.privileged:
         # Found out only when the parts are merged, it would cost the whole collection.
         apart = ", ".join(sorted(set(store.spec.privileged) ^ set(spec.privileged)))

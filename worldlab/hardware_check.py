@@ -100,7 +100,8 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     drives: list[Drive] = []
     frames: list[Frames] = []
     for i, task in enumerate(tasks):
-        robot = make_robot_from_config(twin(task=env.removeprefix("worldlab/"), seed=seed + i, realtime=False))
+        config = twin(task=env.removeprefix("worldlab/"), seed=seed + i, realtime=False, fps=fps)
+        robot = make_robot_from_config(config)
         robot.connect()
         done, seen = drive(policy, robot, str(task), seed + i, round(seconds * fps), policy.executes)
         robot.disconnect()

@@ -20,7 +20,7 @@ from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import Device, pick_device
 from worldlab.workbench import Outcome, meet, unseen
 
-PROBED = "Positions are read off the model's belief by a linear probe, fitted on {} moments of training episodes."
+PROBED = "Positions are read off the model's belief by a linear probe, fitted on {} moments of {}."
 
 
 def imagine(
@@ -43,9 +43,11 @@ def imagine(
     size = next(iter(model.spec.cameras.values()), None)
     world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride)
     if probe or (bodies_of(store.spec) and not bodies_of(model.spec)):
-        trained = [i for i in range(len(store)) if i not in episodes] or episodes
+        trained, whose = [i for i in range(len(store)) if i not in episodes], "training episodes"
+        if not trained:  # the model was trained on another store: half of this one is for the probe
+            trained, episodes, whose = episodes[::2], episodes[1::2], "other episodes"
         model = evaluation.fit_probe(model, store, trained, seed)
-        note = PROBED.format(model.probe.n)
+        note = PROBED.format(model.probe.n, whose)
     names = () if isinstance(branches, int) else branches
     result = evaluation.counterfactual(
         model,

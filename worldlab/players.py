@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from worldlab import datasets, dynamics
@@ -21,6 +22,7 @@ RECORDED = "recorded:"
 PICTURE = (64, 64)
 """What is looked at by a policy that does not say."""
 LEAN = "lean:"
+LEROBOT = "lerobot:"
 SIMULATOR = "simulator"
 """Named in place of a run, a planner dreams in the simulator itself."""
 FUTURES = 256
@@ -93,12 +95,13 @@ def _simulator(env: Environment) -> dynamics.Simulator:
 def run_of(name: str) -> tuple[Path, str]:
     """The folder that a policy is loaded from, and how it is used: ("runs/x", "plan.mppi") of "plan.mppi:runs/x"."""
     if name.startswith(RECORDED):
-        return Path(name.removeprefix(RECORDED)).parent, "recorded"
+        store = Path(name.removeprefix(RECORDED))
+        return store.parent, f"recorded.{store.stem}"
     if name.startswith(LEAN):
         return Path(name.removeprefix(LEAN)), "lean"
     kind, _, run = name.partition(":")
     planned = kind.split(".")[0] == PLAN and run
-    return (Path(run), kind) if planned else (Path(name.removeprefix("lerobot:")), "")
+    return (Path(run), kind) if planned else (Path(name.removeprefix(LEROBOT)), "")
 
 
 def picture(name: str) -> tuple[int, int] | None:
@@ -106,15 +109,21 @@ def picture(name: str) -> tuple[int, int] | None:
     if name.startswith(RECORDED):
         return None
     run = run_of(name)[0]
-    described = Run.open(run).config if (run / "config.json").is_file() else {}
+    if name.startswith(LEROBOT) or not (run / "config.json").is_file():
+        return PICTURE
+    described = Run.open(run).config
     model, spec = described.get("model"), described.get("spec")
     world = model.get("world") if isinstance(model, dict) else None
     if isinstance(world, dict) and world.get("sees") == "state":
         return None
-    cameras = spec.get("cameras") if isinstance(spec, dict) else None
-    for height, width in cameras.values() if isinstance(cameras, dict) else ():
-        return int(height), int(width)
-    return PICTURE
+    cameras = TypeAdapter(Spec).validate_python(spec).cameras if spec is not None else {}
+    return next(iter(cameras.values()), PICTURE)
+
+
+def together(name: str, n: int, episodes: int) -> int:
+    """How many of the episodes a policy can play at once, n at most: all waves of recorded ones must be full."""
+    n = min(n, episodes)
+    return next(k for k in range(n, 0, -1) if episodes % k == 0) if name.startswith(RECORDED) else n
 
 
 class Recorded:
@@ -123,11 +132,12 @@ class Recorded:
     def __init__(self, store: datasets.EpisodeStore) -> None:
         self.store = store
         self._actions = torch.zeros(0, 1, len(store.spec.action))
+        self._begun = False
 
     @property
     def spec(self) -> Spec:
-        """That of the store."""
-        return self.store.spec
+        """That of the store, at whose pictures it does not look."""
+        return replace(self.store.spec, cameras={})
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed.
@@ -142,9 +152,13 @@ class Recorded:
                     f"'{self.store.path}' holds no episode of seed {seed}; it holds {len(known)}, from seed "
                     f"{min(known, default=0)} to {max(known, default=0)}."
                 )
-        done = [self.store[known.index(seed)].action[:-1] for seed in seeds]
-        self._actions = torch.nn.utils.rnn.pad_sequence(done, batch_first=True)
+        done = [self.store.read("action", [known.index(seed)])[:-1] for seed in seeds]
+        longest = max(map(len, done), default=0)
+        # The last action is held: a zero would send joints to where their angles are zero.
+        self._actions = torch.stack([torch.cat([x, x[-1:].expand(longest - len(x), -1)]) for x in done])
+        self._begun = False
 
     def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
-        """All actions of each episode, and none (zero) once it is over."""
-        return self._actions
+        """All actions of each episode; once they are over, the last one again."""
+        begun, self._begun = self._begun, True
+        return self._actions[:, -1:] if begun else self._actions

@@ -116,14 +116,19 @@ def train_recipe(
     model = create_model(config, store, seed, ancestor)
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError("nothing is left to train: every part is frozen; leave one out of --frozen.")
-    seen, held = config.split(len(store))
+    begun = Run.open(out).config if resume else {}
+    if begun and begun.get("data_id", store.id) != store.id:
+        raise UsageError(f"'{data}' is another store than '{out}' was trained on; resume it with that one.")
+    known = begun.get("episodes", len(store))  # those collected since are not of this training
+    assert isinstance(known, int)
+    seen, held = config.split(known)
     about = {
         **model.describe(),
         "preset": name,
         "recipe": to_json(config),
         "data": str(data),
         "data_id": store.id,
-        "env": str(store.provenance["env"]),
+        "env": str(store.provenance.get("env")),
         "episodes": len(store),
         "held_out": held,
         "init": None if ancestor is None else ancestor.into(model),
@@ -207,6 +212,16 @@ def _defines_success(env: str) -> bool:
     return not env.startswith("dm_control/")
 
 
+def _positive(episodes: int, n: int) -> None:
+    """Refuse to judge by no episodes.
+
+    Raises:
+        UsageError: a number is below 1.
+    """
+    if min(episodes, n) < 1:
+        raise UsageError(f"an evaluation takes at least 1 episode and 1 environment; got {episodes} and {n}.")
+
+
 def _results_folder(name: str, parts: Sequence[str]) -> Path:
     """Where a result about a policy is kept: in its run, or under runs/ for a policy that has none."""
     run, use = players.run_of(name)
@@ -227,8 +242,9 @@ def evaluate(
     device: Device = "auto",
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
-    size = players.picture(name)
-    world = envs.make(env, n=min(n, episodes), size=size, variation=parse_variation(variation))
+    _positive(episodes, n)
+    env, size = envs.full_id(env), players.picture(name)
+    world = envs.make(env, n=players.together(name, n, episodes), size=size, variation=parse_variation(variation))
     policy = meet(name, world, device)
     way: list[str] = []
     if execution is not None and not execution.own_way:
@@ -258,7 +274,9 @@ def compare(
     a: str, b: str, env: str, episodes: int = 100, *, n: int = 50, seed: int = 0, device: Device = "auto"
 ) -> Outcome:
     """Two policies on the same seeds; see `worldlab compare --help`."""
-    worlds = [envs.make(env, n=min(n, episodes), size=players.picture(name)) for name in (a, b)]
+    _positive(episodes, n)
+    env = envs.full_id(env)
+    worlds = [envs.make(env, n=players.together(name, n, episodes), size=players.picture(name)) for name in (a, b)]
     results = [
         judge(meet(name, world, device), world, episodes, seed, name)
         for name, world in zip((a, b), worlds, strict=True)
@@ -350,7 +368,8 @@ def view(path: str | Path, episodes: Sequence[int] = (), out: Path | None = None
     from worldlab import summaries, viewing
 
     if out is None and not viewing.has_display():
-        out = (Path(Path(path).name) if "://" in str(path) else Path(path)).with_suffix(".rrd")
+        place = Path(Path(path).name) if "://" in str(path) else Path(path).resolve()
+        out = place.with_name(f"{place.name.removesuffix('.zarr')}.rrd")
     if (Path(path) / "config.json").is_file():
         run = Run.open(Path(path))
         summary, told = summaries.summarize_run(run), viewing.show_run(run, out)

@@ -127,6 +127,13 @@ def test_what_is_no_whole_store_is_refused_in_one_sentence(store, damage, senten
     assert "\n" not in str(error.value)
 
 
+def in_double_precision():
+    t = random_trajectory([3])
+    # As NumPy would make it; the type checks of the tests would not let it be built.
+    object.__setattr__(t.obs, "state", t.obs.state.double())
+    return t
+
+
 def without(camera):
     t = random_trajectory([3])
     del t.obs.images[camera]
@@ -142,6 +149,7 @@ def without(camera):
         (random_trajectory([3], spec=dataclasses.replace(SPEC, cameras=SPEC.cameras | {"top": (2, 2)})), "images/top"),
         (random_trajectory([3], privileged=False), "no 'privileged'"),
         (random_trajectory([3], physics=0), "no column 'physics'"),
+        (in_double_precision(), "'state' has numbers of torch.float64; stores keep torch.float32"),
         (random_trajectory([3], physics=9), r"column 'physics' has shape \(9,\) a row; .* has \(5,\)"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from contextlib import closing
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -185,3 +186,15 @@ def test_wrong_names_and_wrong_states_are_refused():
     env.reset(seed=0)
     with pytest.raises(UsageError, match="2 environments; given 1 and 2"):
         env.restore(env.physics[:1], ("a", "b"))
+
+
+def test_an_episode_after_a_branch_has_its_own_instruction():
+    env = suite.make("dm_control/cartpole-swingup-v0", 1, None)
+    with pytest.raises(gymnasium.error.ResetNeeded):
+        _ = env.physics
+    env.reset(seed=0)
+    env.restore(env.physics, ("something else",))
+    assert env.reset(seed=0)[1]["task"] == ("cartpole swingup",)
+    with pytest.raises(UsageError, match="reset_mask"):
+        env.reset(options={"reset_mask": [True]})
+    assert len(env.reset(seed=2**33)[0]["state"]) == 1

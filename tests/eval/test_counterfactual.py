@@ -12,6 +12,7 @@ from worldlab.errors import UsageError
 from worldlab.eval.branches import actions_of, choose_starts, kinds_of
 from worldlab.eval.branching import follow
 from worldlab.eval.counterfactual import counterfactual
+from worldlab.eval.pooling import Pooled
 from worldlab.rollout import rollout
 from worldlab.seeding import generator as seeded
 
@@ -259,3 +260,12 @@ def test_what_cannot_be_compared_is_refused(store):
     blind.spec = replace(COUNT_SPEC, privileged=())
     with pytest.raises(UsageError, match="not all imagined"):
         counterfactual(blind, store, CountEnv())
+
+
+def test_moments_of_one_episode_are_not_counted_as_independent():
+    twice = torch.arange(1.0, 9.0)[:, None]
+    one, same = Pooled(twice, torch.ones_like(twice), torch.ones_like(twice)), [0, 0, 0, 0, 1, 1, 1, 1]
+    (low, high), (least, most) = (one.measure(0, episodes).interval[1] for episodes in (None, same))
+    assert one.measure(0, same).value == one.measure(0).value
+    assert (least, most) == (2.5, 6.5)  # either episode alone
+    assert least < low < high < most

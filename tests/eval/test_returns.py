@@ -72,6 +72,12 @@ def test_neither_the_sign_nor_the_unit_of_the_differences_matters(differences):
     assert permutation_p([4 * d for d in differences]) == p
 
 
+def test_rounding_is_no_evidence():
+    for differences in ([4, 1, 3, 3, 1, 4, -5, 5, 7, 2], [1, 2, 3, -6, 1, 2, 3, 4]):
+        exact = permutation_p([float(d) for d in differences])
+        assert {permutation_p([d * unit for d in differences]) for unit in (0.1, 0.3, 1e-6, 7e5)} == {exact}
+
+
 @pytest.mark.parametrize("n", [8, 30])
 def test_the_p_value_is_uniform_where_a_and_b_are_interchangeable(n):
     # Returns as a swing-up has them: it works or it does not. Exactly or by sampling, p <= x about x of the time.

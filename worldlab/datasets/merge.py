@@ -35,7 +35,9 @@ def merge(
     fresh = [i for i, part in enumerate(parts) if part.header.id not in store.header.merged and len(part)]
     if fresh:
         everything = [(i, episode) for i in fresh for episode in range(len(parts[i]))]
-        chosen = [(fresh.index(i), episode) for i, episode in episodes or everything if i in fresh]
+        chosen = [
+            (fresh.index(i), episode) for i, episode in (everything if episodes is None else episodes) if i in fresh
+        ]
         with store.writing():
             _adopt(store, [parts[i] for i in fresh], chosen)
     for part in parts:

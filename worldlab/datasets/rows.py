@@ -8,6 +8,18 @@ from torch import Tensor
 from worldlab.errors import UsageError
 from worldlab.trajectory import Observation, Spec, Trajectory
 
+DTYPES = {
+    "images": torch.uint8,
+    "state": torch.float32,
+    "action": torch.float32,
+    "reward": torch.float32,
+    "terminated": torch.bool,
+    "success": torch.bool,
+    "physics": torch.float64,
+    "privileged": torch.float32,
+}
+"""What columns are stored as, by the first part of their names: those of `Trajectory`."""
+
 
 def flatten(t: Trajectory) -> dict[str, Tensor]:
     """The columns of a trajectory by name; `valid` and the instructions are not among them."""
@@ -55,6 +67,9 @@ def check(columns: Mapping[str, Tensor], spec: Spec) -> None:
             raise UsageError(
                 f"'{name}' has shape {tuple(columns[name].shape[2:])} a row; the store's Spec says {shape}."
             )
+    for name, x in columns.items():
+        if (dtype := DTYPES.get(name.partition("/")[0])) is not None and x.dtype != dtype:
+            raise UsageError(f"'{name}' has numbers of {x.dtype}; stores keep {dtype}.")
     for name in columns:
         if name.startswith("images/") and name not in expected:
             raise UsageError(f"the episodes have '{name}', which the store's Spec does not name.")

@@ -10,7 +10,7 @@ from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.envs.tasks import TASKS
 from worldlab.errors import UsageError, unknown
 
-__all__ = ["MujocoVectorEnv", "make", "names", "variations"]
+__all__ = ["MujocoVectorEnv", "full_id", "make", "names", "variations"]
 
 _OWN = {f"worldlab/{name}-v0": name for name in TASKS}
 
@@ -21,6 +21,16 @@ for _id, _task in _OWN.items():
 def names() -> tuple[str, ...]:
     """The ids of worldlab's own environments."""
     return tuple(_OWN)
+
+
+def full_id(name: str) -> str:
+    """The whole id of an environment that may be named shortly ("lift": "worldlab/Lift-v0").
+
+    Raises:
+        UsageError: there is none of that name.
+    """
+    chosen = _named(name)
+    return name if chosen is None else f"worldlab/{chosen}-v0"
 
 
 def make(

@@ -81,7 +81,7 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
         self.single_action_space = Box(self._low, self._high)
         self.observation_space = batch_space(self.single_observation_space, n)
         self.action_space = batch_space(self.single_action_space, n)
-        self._task = (task,) * n
+        self._own_task = self._task = (task,) * n
         self._steps = [0] * n
         self._now: list[Moment] = []
 
@@ -100,8 +100,15 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[dict[str, Array], dict[str, object]]:
-        """Start n episodes; without a seed they follow from the last seed given."""
+        """Start n episodes; without a seed they follow from the last seed given.
+
+        Raises:
+            UsageError: there are options.
+        """
+        if options:
+            raise UsageError(f"all environments begin together; options such as {next(iter(options))} are not heeded.")
         super().reset(seed=seed)
+        self._task = self._own_task
         first = int(self.np_random.integers(1 << 31)) if seed is None else seed
         self._now = [self._look(i, self._begin(i, first + i)) for i in range(self.num_envs)]
         self._steps = [0] * self.num_envs
@@ -177,7 +184,13 @@ class RestorableLockstep(Lockstep):
 
     @property
     def physics(self) -> Float64[Tensor, "n p"]:
-        """The saved state of each environment."""
+        """The saved state of each environment.
+
+        Raises:
+            gymnasium.error.ResetNeeded: nothing has begun.
+        """
+        if not self._now:
+            raise gymnasium.error.ResetNeeded("call reset before saving.")
         book = [(s, m.terminated, m.truncated, m.success) for s, m in zip(self._steps, self._now, strict=True)]
         return torch.from_numpy(np.stack([np.append(self._save(i), row) for i, row in enumerate(book)]))
 

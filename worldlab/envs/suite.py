@@ -67,7 +67,7 @@ class ControlSuiteEnv(RestorableLockstep):
 
     def _begin(self, i: int, seed: int) -> Moment:
         copy = self._copies[i]
-        copy.task.random.seed(seed)
+        copy.task.random.seed(seed % 2**32)  # more it does not take
         with copy.physics.reset_context():
             copy.task.initialize_episode(copy.physics)
         self._seeds[i] = seed

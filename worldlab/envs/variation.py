@@ -16,7 +16,7 @@ from worldlab.errors import UsageError, unknown
 
 
 def _light(model: mujoco.MjModel, rng: Generator, severity: float) -> None:
-    """Brightness up to a factor of 2.5 either way, a tint, and the sun's direction up to 40 degrees off."""
+    """Brightness up to a factor of 2.5 either way, a tint, and the sun off by up to 40 degrees in x and in y."""
     gain = 2.5 ** (severity * rng.uniform(-1, 1)) * (1 + 0.2 * severity * rng.uniform(-1, 1, 3))
     model.light_diffuse[:] *= gain
     model.vis.headlight.ambient[:] *= gain
@@ -27,7 +27,7 @@ def _light(model: mujoco.MjModel, rng: Generator, severity: float) -> None:
 
 
 def _camera(model: mujoco.MjModel, rng: Generator, severity: float) -> None:
-    """The front camera up to 4 cm and 5 degrees from its place."""
+    """The front camera off its place, by up to 4 cm and 5 degrees along and about each axis."""
     camera = model.camera("front").id
     model.cam_pos[camera] += 0.04 * severity * rng.uniform(-1, 1, 3)
     mujoco.mju_quatIntegrate(model.cam_quat[camera], np.radians(5) * severity * rng.uniform(-1, 1, 3), 1.0)

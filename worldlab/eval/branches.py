@@ -44,6 +44,8 @@ class Start:
     """All actions of its episode."""
     row: int
     """Which row of the episode it is."""
+    episode: int
+    """Which of the store."""
 
     @property
     def task(self) -> str:
@@ -66,7 +68,8 @@ def choose_starts(store: Episodes, episodes: Sequence[int], starts: int, horizon
             raise UsageError("the store holds no physics, so the simulator cannot be restored to its rows.")
         acted = len(episode.valid) - 1
         row = int(torch.randint(max(1, acted - horizon + 1), (), generator=generator(seed, i)))
-        return Start(episode.rows(max(0, row + 1 - CONTEXT), row + 1), episode.action[:acted], row)
+        context = episode.rows(max(0, row + 1 - CONTEXT), row + 1)
+        return Start(context, episode.action[:acted], row, episodes[i % len(episodes)])
 
     return tuple(begin(i) for i in range(starts))
 

@@ -1,5 +1,6 @@
 """Errors by horizon, pooled over branches and start states, with intervals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -27,7 +28,7 @@ class Measure:
     value: ByHorizon
     """nan where nothing counts."""
     interval: Intervals
-    """95 % percentile bootstrap over start states."""
+    """95 % percentile bootstrap over the episodes of the start states: moments of one episode are much alike."""
     n: dict[int, int]
     """Cases that count: branches, or start states where the quantity is one of a start state."""
 
@@ -52,11 +53,18 @@ class Pooled:
     """How many branches stand behind each."""
     finish: Finish = "mean"
 
-    def measure(self, seed: int) -> Measure:
-        """The ratio of the sums, and how much it depends on which start states were drawn."""
+    def measure(self, seed: int, episodes: Sequence[int] | None = None) -> Measure:
+        """The ratio of the sums, and how much it depends on which episodes were drawn.
+
+        Args:
+            seed: of the resampling.
+            episodes: which one each start state is of; None takes each for one of its own.
+        """
         n = len(self.numerator)
-        drawn = torch.randint(n, (RESAMPLES, n), generator=generator(seed))
-        times = torch.zeros(RESAMPLES, n, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+        known, of = torch.unique(torch.tensor(range(n) if episodes is None else episodes), return_inverse=True)
+        drawn = torch.randint(len(known), (RESAMPLES, len(known)), generator=generator(seed))
+        times = torch.zeros(RESAMPLES, len(known), dtype=torch.float64)
+        times = times.scatter_add_(1, drawn, torch.ones_like(drawn).double())[:, of]
         value = self._ratio(torch.ones(1, n, dtype=torch.float64))[0].tolist()
         ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
         low, high = self._ratio(times).nanquantile(ends, 0).tolist()

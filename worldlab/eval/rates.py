@@ -101,7 +101,9 @@ def permutation_p(differences: Sequence[float]) -> float:
     """
     means = _flipped_means(differences)
     # A flip of what is 0 or less on average leaves the mean as high as it was or higher; and the other way round.
-    fewer = min((means <= 0).sum(), (means >= 0).sum())
+    # What is nothing but for rounding is nothing, or p would depend on the unit of returns.
+    nothing = 1e-9 * max(map(abs, differences), default=0.0)
+    fewer = min((means <= nothing).sum(), (means >= -nothing).sum())
     return min(1.0, float(2 * (1 + fewer) / (1 + len(means))))
 
 

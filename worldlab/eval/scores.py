@@ -121,8 +121,9 @@ def score(b: Branches, kinds: tuple[str, ...], seed: int) -> Scores:
     def count(mask: Bool[Tensor, "s j t bodies"]) -> dict[int, int]:
         return {h: int(mask[:, :, h - 1].any(-1).sum()) for h in horizons(mask.shape[2])}
 
+    episodes = [start.episode for start in b.starts]
     by_kind = {kind: of_kind(kind) for kind in dict.fromkeys(kinds[1:])}
-    return {name: x.measure(seed) for name, x in pooled.items()}, by_kind, count(pairs), count(moved)
+    return {name: x.measure(seed, episodes) for name, x in pooled.items()}, by_kind, count(pairs), count(moved)
 
 
 def _predictions(dream: Tensor, last: Tensor, mean: Tensor) -> dict[str, Tensor]:

@@ -26,7 +26,7 @@ class Collect(Verb):
     policy: str = "expert"
     """expert, random, a run folder, lerobot:DIR, or plan:RUN to plan with a world model."""
     noise: float = 0.0
-    """Disturb the expert in bursts, from 0 to 1; its clean action is stored as the label to imitate."""
+    """Disturb the expert in bursts, 0 and up (1 is rough); its clean action is stored as the label to imitate."""
     keep_failures: bool = False
     """Keep the expert's failed episodes too."""
     size: int = 64
@@ -38,7 +38,7 @@ class Collect(Verb):
 
     @override
     def run(self) -> "Outcome":
-        processes.prepare(processes.number(self.episodes / self.n, self.workers))
+        processes.prepare(processes.number(self.episodes / max(self.n, 1), max(self.workers, 0)))
         from worldlab.collection import Recipe
         from worldlab.workbench import collect
 
