@@ -1,8 +1,9 @@
 """`worldlab bakeoff`: every head on one trunk and every fusion under one head, on one data set with one budget.
 
 Published comparisons of action heads confound the head with chunking, proprioception, cameras and backbone. Here chunk,
-steps executed, cameras, scaling, grounding, data, batch order and budget are the same for all, so that what differs is
-the head, or the fusion. Three training seeds or more: a difference within their spread is none.
+steps executed, cameras, scaling, grounding, data, batch order and budget are the same for all that stand on the trunk,
+so that what differs is the head, or the fusion. LeRobot's policies and the one that sees nothing share data, batch
+order, optimizer and budget alone. Three training seeds or more: a difference within their spread is none.
 """
 
 import json
