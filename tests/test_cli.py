@@ -131,6 +131,29 @@ def test_resuming_another_run_is_refused(lab, capsys):
     assert "was trained as flow-reach" in sentence
 
 
+def test_a_run_is_not_resumed_on_data_that_have_grown(tmp_path, capsys):
+    data, out = str(tmp_path / "x.zarr"), str(tmp_path / "run")
+    collect = [
+        "collect",
+        "worldlab/Reach-v0",
+        "--episodes",
+        "2",
+        "--n",
+        "2",
+        "--size",
+        "16",
+        "--workers",
+        "1",
+        "--out",
+        data,
+    ]
+    main(collect)
+    train = ["train", "flow-reach", "--data", data, "--out", out, "--steps", "1"]
+    main(train)
+    main(collect)
+    assert "has grown" in refused(capsys, *train, "--resume")
+
+
 def test_another_trunk(lab, tmp_path, capsys):
     main(["list", "backbones"])
     assert {"fusion qformer", "vision dinov2", "language qwen3"} <= set(capsys.readouterr().out.splitlines())

@@ -3,12 +3,14 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from worldlab import datasets, dynamics, envs, workbench
+from worldlab import eval as evaluation
 from worldlab.errors import UsageError
 from worldlab.imagining import imagine
 from worldlab.policies import RandomPolicy
@@ -116,3 +118,26 @@ def test_what_was_experienced_while_learning_is_not_unseen(lab, tmp_path):
                 workbench.unseen(store, run)
         else:
             assert workbench.unseen(store, run) == unseen
+
+
+def test_a_probe_is_never_fitted_on_what_it_is_judged_on(lab, tmp_path, monkeypatch):
+    """Of a store that the model was not trained on, half is for the probe."""
+    trained = lab / "runs" / "push-model"
+    run = Run.create(tmp_path / "run", {**Run.open(trained).config, "data": "elsewhere"})
+    (run.path / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes())
+    fitted, judged, counterfactual = [], [], evaluation.counterfactual
+
+    def fit_probe(model, store, episodes, seed):
+        fitted.extend(episodes)
+        model.probe = SimpleNamespace(n=7)  # it imagines positions by itself
+        return model
+
+    def judge(*given, **told):
+        judged.extend(told["episodes"])
+        return counterfactual(*given, **told)
+
+    monkeypatch.setattr(evaluation, "fit_probe", fit_probe)
+    monkeypatch.setattr(evaluation, "counterfactual", judge)
+    imagine(run.path, lab / "data" / "push.zarr", horizon=2, starts=2, probe=True, device="cpu")
+    assert (fitted, judged) == ([0, 2], [1, 3])
+    assert "7 moments of other episodes" in (run.path / "imagine.html").read_text()

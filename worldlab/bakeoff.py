@@ -153,9 +153,8 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
             for done, (job, (name, seed)) in enumerate(zip(running, jobs, strict=True), 1):
                 entries.append(job.result())
                 bar.at(done, f"{name}, seed {seed}: {entries[-1].successes}/{entries[-1].n}")
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # or all others would train before anyone hears of it
-            raise
+        finally:
+            pool.shutdown(cancel_futures=True)  # or all others would train before anyone hears of a failure
     text = table(entries)
     write_atomically(out / "table.md", text)
     values: dict[str, Json] = {"out": str(out), "contest": asdict(contest), "entries": [asdict(e) for e in entries]}

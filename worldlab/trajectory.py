@@ -146,55 +146,38 @@ def stack(episodes: Sequence[Trajectory]) -> Trajectory:
     def pad(x: Tensor) -> Tensor:
         return torch.cat([x, x.new_zeros(longest - len(x), *x.shape[1:])])
 
-    padded = [e.map(pad) for e in episodes]
-
-    def side(get: Callable[[Trajectory], Tensor]) -> Tensor:
-        return torch.stack([get(e) for e in padded])
-
-    def side_or_none(get: Callable[[Trajectory], Tensor | None]) -> Tensor | None:
-        parts = [part for e in padded if (part := get(e)) is not None]
-        return torch.stack(parts) if len(parts) == len(padded) else None
-
-    return Trajectory(
-        obs=Observation(
-            {name: side(lambda e, name=name: e.obs.images[name]) for name in padded[0].obs.images},
-            side(lambda e: e.obs.state),
-            tuple(e.obs.task[0] for e in episodes),
-        ),
-        action=side(lambda e: e.action),
-        reward=side(lambda e: e.reward),
-        terminated=side(lambda e: e.terminated),
-        success=side(lambda e: e.success),
-        valid=side(lambda e: e.valid),
-        physics=side_or_none(lambda e: e.physics),
-        privileged=side_or_none(lambda e: e.privileged),
-    )
+    return _together([e.map(pad) for e in episodes], torch.stack, tuple(e.obs.task[0] for e in episodes))
 
 
 def join(parts: Sequence[Trajectory]) -> Trajectory:
     """Consecutive parts of the same episodes as one trajectory, leading axes *b t."""
-    first, axis = parts[0], parts[0].valid.ndim - 1
+    axis = parts[0].valid.ndim - 1
+    return _together(parts, lambda tensors: torch.cat(tensors, axis), parts[0].obs.task)
 
-    def along(get: Callable[[Trajectory], Tensor]) -> Tensor:
-        return torch.cat([get(part) for part in parts], axis)
 
-    def along_or_none(get: Callable[[Trajectory], Tensor | None]) -> Tensor | None:
+def _together(parts: Sequence[Trajectory], put: Callable[[list[Tensor]], Tensor], task: tuple[str, ...]) -> Trajectory:
+    """One trajectory of several, column by column; what not all of them have is None."""
+
+    def column(get: Callable[[Trajectory], Tensor]) -> Tensor:
+        return put([get(part) for part in parts])
+
+    def column_or_none(get: Callable[[Trajectory], Tensor | None]) -> Tensor | None:
         found = [x for part in parts if (x := get(part)) is not None]
-        return torch.cat(found, axis) if len(found) == len(parts) else None
+        return put(found) if len(found) == len(parts) else None
 
     return Trajectory(
         obs=Observation(
-            {name: along(lambda t, name=name: t.obs.images[name]) for name in first.obs.images},
-            along(lambda t: t.obs.state),
-            first.obs.task,
+            {name: column(lambda t, name=name: t.obs.images[name]) for name in parts[0].obs.images},
+            column(lambda t: t.obs.state),
+            task,
         ),
-        action=along(lambda t: t.action),
-        reward=along(lambda t: t.reward),
-        terminated=along(lambda t: t.terminated),
-        success=along(lambda t: t.success),
-        valid=along(lambda t: t.valid),
-        physics=along_or_none(lambda t: t.physics),
-        privileged=along_or_none(lambda t: t.privileged),
+        action=column(lambda t: t.action),
+        reward=column(lambda t: t.reward),
+        terminated=column(lambda t: t.terminated),
+        success=column(lambda t: t.success),
+        valid=column(lambda t: t.valid),
+        physics=column_or_none(lambda t: t.physics),
+        privileged=column_or_none(lambda t: t.privileged),
     )
 
 

@@ -116,12 +116,7 @@ def train_recipe(
     model = create_model(config, store, seed, ancestor)
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError("nothing is left to train: every part is frozen; leave one out of --frozen.")
-    begun = Run.open(out).config if resume else {}
-    if begun and begun.get("data_id", store.id) != store.id:
-        raise UsageError(f"'{data}' is another store than '{out}' was trained on; resume it with that one.")
-    known = begun.get("episodes", len(store))  # those collected since are not of this training
-    assert isinstance(known, int)
-    seen, held = config.split(known)
+    seen, held = config.split(len(store))
     about = {
         **model.describe(),
         "preset": name,
@@ -137,6 +132,8 @@ def train_recipe(
     run = Run.open(out) if resume else create_run(out, about, device)
     if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
         raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
+    if resume and (run.config["data_id"], run.config["episodes"]) != (store.id, len(store)):
+        raise UsageError(f"'{data}' is another store by now, or has grown, since '{out}' was begun; train it anew.")
     if resume and run.config["model"] != about["model"]:
         raise UsageError(f"'{out}' was trained with another trunk; resume it with the options it was started with.")
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))

@@ -84,3 +84,9 @@ def test_a_part_that_is_being_written_is_refused(parts):
     (whole, _), (busy, _), _ = parts
     with pytest.raises(UsageError, match="being written by another writer"):
         merge(whole, [EpisodeStore(busy.path)])
+
+
+def test_none_of_the_episodes_is_none(parts):
+    (whole, first), (other, _), _ = parts
+    merge(whole, [other], [])
+    assert len(whole) == len(first)

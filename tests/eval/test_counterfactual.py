@@ -13,6 +13,7 @@ from worldlab.eval.branches import actions_of, choose_starts, kinds_of
 from worldlab.eval.branching import follow
 from worldlab.eval.counterfactual import counterfactual
 from worldlab.eval.pooling import Pooled
+from worldlab.eval.positions import Compared
 from worldlab.rollout import rollout
 from worldlab.seeding import generator as seeded
 
@@ -111,10 +112,15 @@ def test_where_nobody_knows_positions_the_state_is_compared():
         np.testing.assert_allclose(list(r["effect_error"].value.values()), error, atol=1e-4)
         assert not any("object" in name or "_cm" in name for name in r.measures)
         assert {"state_error_sd", "state_error_sd_copy_last", "reward_error", "psnr", "regret"} <= set(r.measures)
-    # Standard deviations do not depend on units.
-    many = np.concatenate([t.obs.state.numpy() for t in store])
-    off = np.abs(r["state_error_sd_dataset_mean"].value[1] * many.std())
-    assert 0.1 < off < 5
+
+
+def test_a_state_is_compared_in_its_own_deviations():
+    compared = Compared((), torch.tensor([0.5, 0.0, 4.0]))  # what never changes is left out
+    assert compared.standard(torch.tensor([1.0, 7.0, 2.0])).tolist() == [
+        2.0,
+        0.0,
+        0.5,
+    ]  # what never changes is left out
 
 
 def test_branches_that_ended_do_not_count(store):

@@ -67,5 +67,5 @@ def _adopt(store: EpisodeStore, parts: Sequence[EpisodeStore], chosen: Sequence[
     content: Content = {}
     for column in store.define(layouts).values():
         content |= column.resized(end)
-    table = np.array([tables[part][episode] for part, episode in chosen]).reshape(-1, 4)
+    table = np.array([tables[part][episode] for part, episode in chosen], np.int64).reshape(-1, 4)
     store.commit(content, table, tuple(tasks), end, tuple(part.header.id for part in parts))

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
-from worldlab.dynamics.heads import TwoHot, mlp
+from worldlab.dynamics.heads import TwoHot, mlp, precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,12 +107,6 @@ def lambda_returns(
     return torch.stack(returns[::-1], 1)
 
 
-def as_read(features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b f"]:
-    """Features in the precision of the layers that read them: under autocast each of those would convert them again."""
-    device = features.device.type
-    return features.to(torch.get_autocast_dtype(device)) if torch.is_autocast_enabled(device) else features
-
-
 class ReturnScale(nn.Module):
     """The range of returns, from their 5 % to their 95 % quantile, as a moving average; not below 1 ("Actor").
 
@@ -169,14 +163,20 @@ class ActorCritic(nn.Module):
 
     def dream(self, world: Dreamable, start: Float[Tensor, "n d"], action: ToAction) -> Dream:
         """Imagine `horizon` steps from each belief, with torch's own randomness."""
-        belief, features, moves = start, [as_read(world.features(start))], list[Tensor]()
+        belief, features, moves = start, [self._read(world, start)], list[Tensor]()
         for _ in range(self.config.horizon):
             moves.append(self.distribution(features[-1]).sample())
             belief = world.advance(belief, action(belief, moves[-1].clamp(-1, 1)), world.noise(len(belief)))
-            features.append(as_read(world.features(belief)))
+            features.append(self._read(world, belief))
         seen = torch.stack(features, 1)
         after = seen[:, 1:].contiguous()
         return Dream(seen, torch.stack(moves, 1), world.reward(after), world.continues(after))
+
+    @staticmethod
+    def _read(world: Dreamable, belief: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
+        """Features in the precision of the layers that read them, each of which would convert them again."""
+        features = world.features(belief)
+        return features.to(precision(features))
 
     def losses(self, dream: Dream) -> dict[str, Float[Tensor, ""]]:
         """Of actor and critic; the slow critic follows meanwhile, where this is training.

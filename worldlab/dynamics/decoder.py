@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -101,22 +101,25 @@ class _Branch(nn.Module):
         self, features: Float[Tensor, "n f"], images: UInt8[Tensor, "n _ _ 3"], focus: float
     ) -> Float[Tensor, ""]:
         """`FrameDecoder.loss` of this camera, patch by patch: frames are never put together."""
-        bottom, right = (-pixels % PATCH for pixels in self.size)
-        framed = functional.pad(images.permute(0, 3, 1, 2), (0, right, 0, bottom)) if bottom or right else None
-        target = _patches(images.permute(0, 3, 1, 2) if framed is None else framed) / 255
-        background = _patches(functional.pad(self.background, (0, right, 0, bottom))[None])
-        off = (self.patches(features) + background) - target
+        target = self._cells(images.permute(0, 3, 1, 2)) / 255
+        off = (self.patches(features) + self._cells(self.background[None])) - target
         weight: Tensor | None = None
         if focus:
             colours = (target - target.mean(0)).abs_().unflatten(-1, (3, -1))
             weight = 1 + focus * colours.mean(-2, keepdim=True).expand_as(colours).flatten(-2)
-        if framed is not None:
-            inside = _patches(functional.pad(images.new_ones(1, 3, *self.size), (0, right, 0, bottom)))
-            weight = inside.float() if weight is None else weight * inside
+        if any(pixels % PATCH for pixels in self.size):
+            inside = self._cells(images.new_ones(1, 3, *self.size)).float()
+            weight = inside if weight is None else weight * inside
         # The value of the sum of weighted squares and its gradient, in two passes instead of seven.
         weighted = (off if weight is None else weight * off).detach()
         half = torch.dot(off.flatten(), weighted.flatten())
         return (2 * half - half.detach()) / images.numel()
+
+    def _cells(self, pictures: Shaped[Tensor, "n 3 h w"]) -> Shaped[Tensor, "n r c p"]:
+        """Pictures as the cells of the grid, which may reach beyond them."""
+        bottom, right = (-pixels % PATCH for pixels in self.size)
+        whole = functional.pad(pictures, (0, right, 0, bottom)) if bottom or right else pictures
+        return functional.pixel_unshuffle(whole, PATCH).permute(0, 2, 3, 1).contiguous()
 
     def patches(self, features: Float[Tensor, "n f"]) -> Float[Tensor, "n r c p"]:
         """What each cell of the grid adds to the background, as `pixel_unshuffle` orders pixels."""
@@ -138,12 +141,6 @@ class _Branch(nn.Module):
         fixed = torch.cat([right, below]).expand(len(near), -1, -1)
         heard = torch.baddbmm(heed.bias, bumps, torch.cat([near, fixed], 1).to(bumps.dtype))
         return self.cell[1:](heard.unflatten(1, (rows.shape[1], -1)))
-
-
-def _patches(pictures: Tensor) -> Tensor:
-    """Pictures (n, 3, h, w) as the cells of a grid (n, r, c, p)."""
-    cells = pictures.unflatten(3, (-1, PATCH)).unflatten(2, (-1, PATCH))
-    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3)
 
 
 def _centres(cells: int) -> Float[Tensor, " cells"]:

@@ -5,6 +5,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldlab.dynamics.heads import precision
+
 PATCH = 4
 """Pixels along the side of the squares that the first layer reads, nine at a time."""
 SHARP = 16.0
@@ -44,7 +46,7 @@ class _Tower(nn.Module):
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
     def forward(self, frames: UInt8[Tensor, "n _ _ 3"]) -> Float[Tensor, "n e"]:
-        maps = self.maps(functional.silu(self.stem(_patches(frames)))).permute(0, 2, 3, 1)
+        maps = self.maps(functional.silu(self.stem(_patches(frames, precision(self.stem.weight))))).permute(0, 2, 3, 1)
         height, width = maps.shape[1:3]
         flat = maps.flatten(1, 2).float()
         highest = flat.amax(1, keepdim=True).detach()
@@ -57,9 +59,8 @@ class _Tower(nn.Module):
         return torch.cat([*(SPREAD * where / amount for where in place), amount_log / SPREAD], 1)
 
 
-def _patches(frames: UInt8[Tensor, "n h w 3"]) -> Float[Tensor, "n c _ _"]:
+def _patches(frames: UInt8[Tensor, "n h w 3"], dtype: torch.dtype) -> Float[Tensor, "n c _ _"]:
     """Squares of `PATCH` pixels as the channels of a coarse grid, about -0.5..0.5; a rest at the rim is cut off."""
     height, width = (PATCH * (n // PATCH) for n in frames.shape[1:3])
     grid = frames[:, :height, :width].unflatten(2, (-1, PATCH)).unflatten(1, (-1, PATCH)).transpose(2, 3).flatten(3)
-    half = torch.bfloat16 if torch.is_autocast_enabled(frames.device.type) else torch.float32
-    return (grid.to(half) / 255 - 0.5).permute(0, 3, 1, 2)
+    return (grid.to(dtype) / 255 - 0.5).permute(0, 3, 1, 2)

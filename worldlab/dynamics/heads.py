@@ -59,6 +59,12 @@ class TwoHot(nn.Module):
         return logits.float().logsumexp(-1) - (weights * logits.gather(-1, bins).float()).sum(-1)
 
 
+def precision(like: Tensor) -> torch.dtype:
+    """What layers compute in that are given this: autocast's type, or without it the tensor's own."""
+    device = like.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+
+
 def layer(inputs: int, outputs: int) -> nn.Sequential:
     """Linear, normalised, SiLU. LayerNorm, which is one kernel on a CPU where RMSNorm is five.
 

@@ -211,7 +211,8 @@ class Planner[S: Indexable]:
         n = actions.shape[1]
         dream, _ = self._imagine(belief[rows.repeat_interleave(n)], actions.flatten(0, 1))
         score = self.objective(dream).unflatten(0, (len(rows), n)).float().cpu()
-        return score.nan_to_num(nan=-torch.inf)  # or what cannot be imagined would be the best
+        worst = score.nan_to_num(nan=torch.inf).amin(1, keepdim=True)
+        return torch.where(score.isnan(), worst, score)  # or what cannot be imagined would be the best
 
     def _first_moves(self, n: int, origin: Float[Tensor, "b a"] | None) -> Float[Tensor, "b t a"]:
         """What is searched around without a better guess: standing still, or the middle of the range."""

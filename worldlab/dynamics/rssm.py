@@ -100,7 +100,7 @@ class RSSM(nn.Module):
         noise: Float[Tensor, "b z"] | None = None,
     ) -> Float[Tensor, "b d"]:
         """The belief after an action and a look at what came of it."""
-        pushed = self.core.push(self._done(belief.split(self.parts, -1)[2], action, obs.state))
+        pushed = self.core.push(self._done(self.proprioception(belief), action, obs.state))
         return self._see(belief, pushed, obs, noise)
 
     def advance(

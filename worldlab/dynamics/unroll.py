@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 from torch.nn import functional
 
+from worldlab.dynamics.heads import precision
 from worldlab.dynamics.latents import UNIMIX, mixed, sample
 
 if TYPE_CHECKING:
-    from worldlab.dynamics.recurrence import BlockLinear, Recurrence
+    from worldlab.dynamics.recurrence import Recurrence
 
 _aten = torch.ops.aten
 
@@ -52,7 +53,7 @@ def unroll(
         looks: what is seen of each row (`Recurrence.look`).
         noise: uniform, draws the latents; None takes the likeliest.
     """
-    loop = _Loop(core, pushed, keep=torch.is_grad_enabled())
+    loop = _Loop(core, keep=torch.is_grad_enabled())
     return Unrolled(*_Unroll.apply(loop, pushed, looks, noise, *loop.parameters))
 
 
@@ -144,12 +145,11 @@ class _Norm:
 class _Loop:
     """One pass over windows: what `Recurrence` does at every step, there and back."""
 
-    def __init__(self, core: "Recurrence", pushed: Tensor, *, keep: bool) -> None:
-        device = pushed.device.type
-        self.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else core.mix.weight.dtype
+    def __init__(self, core: "Recurrence", *, keep: bool) -> None:
+        self.dtype = precision(core.mix.weight)
         self.size, self.keep, self.latents = core.size, keep, (core.size.stoch, core.size.classes)
 
-        def linear(layer: "nn.Linear | BlockLinear | nn.Module") -> _Linear:
+        def linear(layer: nn.Module) -> _Linear:
             assert isinstance(layer.weight, Tensor)
             assert layer.bias is None or isinstance(layer.bias, Tensor)
             return _Linear(layer.weight, layer.bias, self.dtype, keep=keep)
