@@ -1,8 +1,10 @@
 """What is drawn is where the features say that it is, also where it has never been."""
 
+import pytest
 import torch
+from torch.nn import functional
 
-from worldlab.dynamics.decoder import FrameDecoder
+from worldlab.dynamics.decoder import PATCH, POINTS, SHARPEST, SPREAD, FrameDecoder
 from worldlab.seeding import generator
 
 SIZE = (24, 30)  # no multiple of a patch
@@ -50,3 +52,35 @@ def test_frames_are_drawn_alone_as_beside_others():
     for name, size in (("front", (16, 12)), ("wrist", (8, 8))):
         assert whole[name].shape == (5, 3, *size)
         torch.testing.assert_close(decoder(features[2:3])[name], whole[name][2:3], rtol=1e-4, atol=1e-5)
+
+
+def frames_by_the_book(decoder, features):
+    """Whole frames, with every point's shades as inputs of each cell."""
+    branch = decoder.branches["front"]
+    told = branch.place(branch.points(features)).unflatten(1, (POINTS, -1))
+    x, y, spread, *shades = told[:, None].unbind(-1)
+    spread = SHARPEST + SPREAD * spread.sigmoid()
+    across, down = (branch.across[:, None] - x) / spread, (branch.down[:, None] - y) / spread
+    bump = (-0.5 * (across[:, None].square() + down[:, :, None].square())).exp()
+    heard = [bump, bump * across[:, None], bump * down[:, :, None], *(bump * shade[:, None] for shade in shades)]
+    patches = functional.pixel_shuffle(branch.cell(torch.cat(heard, -1)).permute(0, 3, 1, 2), PATCH)
+    return branch.background + patches[:, :, : branch.size[0], : branch.size[1]]
+
+
+@pytest.mark.parametrize("size", [(16, 24), (13, 22)])
+@pytest.mark.parametrize("focus", [0.0, 20.0])
+def test_the_loss_of_patches_is_that_of_whole_frames(size, focus):
+    torch.manual_seed(0)
+    decoder = FrameDecoder(9, {"front": size}).double()
+    features = torch.randn(5, 9, dtype=torch.float64).requires_grad_()
+    image = torch.randint(0, 256, (5, *size, 3), dtype=torch.uint8)
+    frames = frames_by_the_book(decoder, features)
+    torch.testing.assert_close(decoder(features)["front"], frames)
+    target = image.permute(0, 3, 1, 2).double() / 255
+    weight = 1 + focus * (target - target.mean(0)).abs().mean(1, keepdim=True)
+    wanted = (weight * (frames - target).square()).mean()
+    loss = decoder.loss(features, {"front": image}, focus)
+    torch.testing.assert_close(loss, wanted, rtol=1e-6, atol=0)  # a picture is read in single precision
+    sources = [features, *decoder.parameters()]
+    for ours, theirs in zip(torch.autograd.grad(loss, sources), torch.autograd.grad(wanted, sources), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-8)
