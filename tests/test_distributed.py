@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import accelerate
 import pytest
 import torch
 from distributed import STEPS, train
 from safetensors.torch import load_file
 
+from worldlab.errors import UsageError
 from worldlab.runs import Run
+from worldlab.sharding import shard_as_one
 
 TESTS = Path(__file__).parent
 
@@ -37,3 +40,9 @@ def test_two_processes_equal_one_on_the_same_global_batch(tmp_path, way):
             assert [line[name] for line in progress(other)] == pytest.approx([line[name] for line in lines], rel=1e-5)
         for name, weight in load_file(other.path / "model.safetensors").items():
             torch.testing.assert_close(weight, weights[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_layers_are_not_sharded_one_by_one():
+    plugin = accelerate.FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="transformer_based_wrap")
+    with pytest.raises(UsageError, match="NO_WRAP"):
+        shard_as_one(plugin)

@@ -24,6 +24,7 @@ from worldlab.errors import UsageError
 from worldlab.protocols import Batches, Trainable
 from worldlab.runs import Run, write_tensors
 from worldlab.seeding import key
+from worldlab.sharding import part, shard_as_one, whole
 from worldlab.trajectory import Trajectory
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -138,22 +139,6 @@ class _Average:
         return {**self.model.state_dict(), **self.weights}
 
 
-def _whole(x: Tensor) -> Tensor:
-    """A tensor that FSDP2 sharded, put together again. All processes must ask, since each holds a part."""
-    from torch.distributed.tensor import DTensor
-
-    return x.full_tensor() if isinstance(x, DTensor) else x
-
-
-def _part(whole: Tensor, like: Tensor) -> Tensor:
-    """The inverse: what this process holds of a tensor where `like` is sharded."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if not isinstance(like, DTensor):
-        return whole
-    return distribute_tensor(whole.to(like.device), like.device_mesh, like.placements)
-
-
 def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
     """AdamW with weight decay on matrices only."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -197,8 +182,7 @@ class _Fitting:
                 f"train on {wanted} in another process."
             )
         if (sharding := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
-            # Every process has built the model, and accelerate 1.15 cannot hand out one that has buffers.
-            sharding.cpu_ram_efficient_loading = False
+            shard_as_one(sharding)
         self.wrapped, self.optimizer = self.accelerator.prepare(
             _Loss(model, config.precision), _optimizer(model, config)
         )
@@ -247,7 +231,7 @@ class _Fitting:
             self.save()
 
     def _log(self, loss: Tensor, norm: Tensor | float | None, metrics: dict[str, Tensor]) -> None:
-        norm = _whole(torch.as_tensor(0.0 if norm is None else norm))
+        norm = whole(torch.as_tensor(0.0 if norm is None else norm))
         over_all = self.accelerator.reduce(loss.detach(), "mean")
         assert isinstance(over_all, Tensor)
         self.loss = float(over_all)
@@ -283,8 +267,8 @@ class _Fitting:
 
     def _gathered(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors in the memory of the main process, one after another: no GPU need hold all of them."""
-        whole = ((name, _whole(x)) for name, x in tensors.items())
-        found = {name: x.cpu() for name, x in whole if self.accelerator.is_main_process}
+        gathered = ((name, whole(x)) for name, x in tensors.items())
+        found = {name: x.cpu() for name, x in gathered if self.accelerator.is_main_process}
         if broken := next((name for name, x in found.items() if not x.isfinite().all()), None):
             raise self._diverged(f"'{broken}' is not finite")
         return found
@@ -300,14 +284,14 @@ class _Fitting:
                 group, rest = name.split(".", 1)
                 groups[group][rest] = file.get_tensor(name)
         live = self.model.state_dict()
-        self.model.load_state_dict({name: _part(x, live[name]) for name, x in groups["model"].items()})
+        self.model.load_state_dict({name: part(x, live[name]) for name, x in groups["model"].items()})
         for name, tensor in (self.average.weights if self.average else {}).items():
-            tensor.copy_(_part(groups["average"][name], tensor))
+            tensor.copy_(part(groups["average"][name], tensor))
         weights = [p for group in self.optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict[str, Tensor]] = {}
         for name, tensor in groups["adam"].items():
             i, moment = name.split(".", 1)
-            of = tensor if tensor.ndim == 0 else _part(tensor, weights[int(i)])
+            of = tensor if tensor.ndim == 0 else part(tensor, weights[int(i)])
             moments.setdefault(int(i), {})[moment] = of
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self._before = int(progress["step"]), float(progress["seconds"])
