@@ -15,6 +15,7 @@ from worldlab.policies import (
     InsulatedConfig,
     LeRobotConfig,
     ParallelTokenConfig,
+    Referent,
     RegressionConfig,
     StateOnlyConfig,
     TokenConfig,
@@ -155,20 +156,25 @@ class Look:
     """Actions executed before looking again."""
     minutes: float
     """Of training, on 2 cores."""
+    at: tuple[Referent, ...] = ("first",)
+    """What a grounding points at."""
 
     def on(self, model: Config) -> Config:
         """The policy, looking so."""
         if isinstance(model, StateOnlyConfig):
             return replace(model, execute=self.execute)
-        return replace(model, cameras=self.cameras, execute=self.execute)
+        looking = replace(model, cameras=self.cameras, execute=self.execute)
+        if isinstance(looking, LeRobotConfig):
+            return looking
+        return replace(looking, grounding=replace(looking.grounding, at=self.at))
 
 
 # Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
 LOOKS: dict[str, Look] = {
     "reach": Look(cameras=("front",), execute=4, minutes=4.0),
-    "push": Look(cameras=("front",), execute=4, minutes=10.0),
+    "push": Look(cameras=("front",), execute=4, minutes=10.0, at=("first", "zone")),
     "lift": Look(cameras=None, execute=2, minutes=10.0),
-    "stack": Look(cameras=None, execute=2, minutes=20.0),
+    "stack": Look(cameras=None, execute=2, minutes=20.0, at=("first", "second")),
 }
 """Task -> how it is looked at."""
 

@@ -1,5 +1,6 @@
 """What the columns of a simulator's privileged state mean to a model, read off their names."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from worldlab.dynamics.rotations import axes, quaternion
 
+_NOT_OF_THE_WORLD = re.compile(r"expert\.|zone\.\w+\.[uv]$")
 POSE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 
 
@@ -73,7 +75,7 @@ class Layout:
     """
 
     names: tuple[str, ...]
-    """The columns a world has: `Spec.privileged` without the expert's opinion, which stands at its end."""
+    """The columns a world has: `Spec.privileged` without its end, where the zone is seen and the expert's opinion."""
     poses: tuple[tuple[int, ...], ...]
     """Per object its x, y, z, qw, qx, qy, qz."""
     marks: tuple[tuple[int, ...], ...]
@@ -88,7 +90,7 @@ class Layout:
     @classmethod
     def of(cls, privileged: tuple[str, ...]) -> "Layout":
         """Read the names."""
-        names = tuple(name for name in privileged if not name.startswith("expert."))
+        names = tuple(name for name in privileged if not _NOT_OF_THE_WORLD.match(name))
         at = {name: i for i, name in enumerate(names)}
         prefixes = [name.removesuffix(".present") for name in names if name.endswith(".present")]
         objects = [o for o in prefixes if all(f"{o}.{axis}" in at for axis in POSE)]

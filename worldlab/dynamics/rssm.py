@@ -12,6 +12,7 @@ from worldlab.dynamics.encoder import FrameEncoder
 from worldlab.dynamics.filtered import Filtered, mean_of, windows_of
 from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
 from worldlab.dynamics.latents import divergence, sample
+from worldlab.dynamics.layout import Layout
 from worldlab.dynamics.privileged import PrivilegedHead
 from worldlab.dynamics.proprioception import Proprioception
 from worldlab.dynamics.recurrence import SIZES, Recurrence
@@ -381,10 +382,10 @@ class RSSM(nn.Module):
 
 
 def _spec_of(config: RSSMConfig, spec: Spec) -> Spec:
-    """What the model sees and imagines: its cameras, and no expert's opinion."""
+    """What the model sees and imagines: its cameras, and of the simulator's state what is of the world."""
     cameras = () if config.sees == "state" else config.cameras
     for camera in cameras or ():
         if camera not in spec.cameras:
             raise unknown("camera", camera, spec.cameras)
     kept = {name: size for name, size in spec.cameras.items() if cameras is None or name in cameras}
-    return replace(spec, cameras=kept, privileged=tuple(n for n in spec.privileged if not n.startswith("expert.")))
+    return replace(spec, cameras=kept, privileged=Layout.of(spec.privileged).names)

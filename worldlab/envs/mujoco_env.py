@@ -41,7 +41,7 @@ def contract(task: Task, size: tuple[int, int], cameras: tuple[str, ...]) -> Spe
     cube = ("x", "y", "z", "qw", "qx", "qy", "qz", "present", "target", "front.u", "front.v")
     privileged = [f"gripper.{axis}" for axis in "xyz"]
     privileged += [f"{colour}_cube.{name}" for colour in COLOURS for name in cube]
-    privileged += [f"zone.{axis}" for axis in "xyz"] if task.zone else []
+    privileged += ["zone.x", "zone.y", "zone.z", "zone.front.u", "zone.front.v"] if task.zone else []
     return Spec(
         cameras=dict.fromkeys(cameras, size),
         state=so101.NAMES,
@@ -95,7 +95,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         self._task = ("",) * n
         self._images = {name: np.zeros((n, *size, 3), np.uint8) for name in images}
         self._gripper = np.zeros((n, 3))
-        self._pixels = np.zeros((n, len(COLOURS), 2))
+        self._pixels = np.zeros((n, len(COLOURS) + self.objective.zone, 2))
 
     @property
     def physics(self) -> Float64[Tensor, "n p"]:
@@ -226,9 +226,9 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         for i in ids:
             model = self._load(i)
             self._gripper[i] = self._data.site("gripperframe").xpos
-            cubes = self._data.qpos[6:].reshape(-1, 7)[:, :3]
+            seen = np.concatenate([self._data.qpos[6:].reshape(-1, 7)[:, :3], self._data.mocap_pos])
             position, rotation = self._data.cam_xpos[camera], self._data.cam_xmat[camera].reshape(3, 3)
-            self._pixels[i] = project(cubes, position, rotation, model.cam_fovy[camera], self._size[1] / self._size[0])
+            self._pixels[i] = project(seen, position, rotation, model.cam_fovy[camera], self._size[1] / self._size[0])
             for name, size in self.contract.cameras.items():
                 self._images[f"images.{name}"][i] = self._draw(model, name, size)
 
@@ -242,10 +242,11 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         target = (np.arange(len(COLOURS)) == s.goal[:, :1])[..., None]
         absent = np.array([0, 0, 0, 1, 0, 0, 0])
         pose = np.where(present, s.cubes, absent)
-        cubes = np.concatenate([pose, present, target, np.where(present, self._pixels, 0)], -1)
+        pixels = self._pixels[:, : len(COLOURS)]
+        cubes = np.concatenate([pose, present, target, np.where(present, pixels, 0)], -1)
         parts = [s.gripper, cubes.reshape(self.num_envs, -1)]
         if s.zone is not None:
-            parts.append(s.zone)
+            parts += [s.zone, self._pixels[:, -1]]
         return np.concatenate(parts, -1).astype(np.float32)
 
 

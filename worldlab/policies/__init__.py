@@ -22,6 +22,7 @@ from worldlab.policies.fast_tokens import FastTokenizer
 from worldlab.policies.flow_policy import FlowConfig as FlowConfig
 from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.grounding import GroundingConfig as GroundingConfig
+from worldlab.policies.grounding import Referent as Referent
 from worldlab.policies.head import Head, Interface
 from worldlab.policies.inherit import Ancestor as Ancestor
 from worldlab.policies.insulated_policy import InsulatedConfig as InsulatedConfig
@@ -75,7 +76,7 @@ def _cameras(config: VLAConfigs, spec: Spec) -> dict[str, tuple[int, int]]:
 def _assemble(
     config: VLAConfigs, spec: Spec, statistics: Statistics, backbone: Backbone, words: FastTokenizer | None = None
 ) -> VLA:
-    facts = (len(spec.state), 2) if config.grounding.weight > 0 else (len(spec.state),)
+    facts = (len(spec.state), 2 * len(config.grounding.at)) if config.grounding.weight > 0 else (len(spec.state),)
     interface = Interface(facts, config.direct, config.chunk, len(spec.action), config.execute)
     head: Head
     match config:

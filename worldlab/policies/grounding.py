@@ -1,23 +1,31 @@
-"""Which object does the instruction name, and where is it? A softmax over patches, trained on the simulator's labels.
+"""What does the instruction name, and where is it? A softmax over patches, trained on the simulator's labels.
 
 Imitation alone leaves a small policy reaching for any cube. Asking it to point at the named one, and handing the point
 to the action head, is what makes language matter. A share of the rows asks for another object that is present, so that
-a scene cannot be memorised together with its target.
+a scene cannot be memorised together with its target. Where to bring it is pointed at too: at a second object that the
+instruction names, or at the zone.
 """
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from worldlab.trajectory import Spec
+
+Referent = Literal["first", "second", "zone"]
+"""The object to be moved, another that the instruction names, the goal zone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GroundingConfig:
     """The pointing task."""
+
+    at: tuple[Referent, ...] = ("first",)
+    """What to point at."""
 
     weight: float = 1.0
     """Weight of its loss; 0 removes the pointing and the point from the model (the ablation)."""
@@ -32,46 +40,71 @@ class Pointing:
     """A batch's instructions and where what they name is."""
 
     task: tuple[str, ...]
-    point: Float[Tensor, "b 2"]
-    """(u, v) of the named object in the image, 0 to 1 from the top left."""
-    known: Bool[Tensor, " b"]
-    """Whether the object is labelled and inside the image."""
+    point: Float[Tensor, "b p 2"]
+    """(u, v) of each thing that is pointed at, in the image, 0 to 1 from the top left."""
+    known: Bool[Tensor, "b p"]
+    """Whether it is labelled and inside the image."""
     changed: Bool[Tensor, " b"]
     """Whether the instruction was relabelled, so that the recorded actions do not follow it."""
 
 
 class Labels:
-    """Reads the named object's pixel out of `Trajectory.privileged`."""
+    """Reads pixels out of `Trajectory.privileged`."""
 
-    def __init__(self, spec: Spec, camera: str) -> None:
+    def __init__(self, spec: Spec, camera: str, at: tuple[Referent, ...] = ("first",)) -> None:
         """Find the columns "<colour>_cube.<camera>.u" and their like."""
         pattern = re.compile(rf"(\w+)_cube\.{re.escape(camera)}\.u")
         self.colours = tuple(m[1] for name in spec.privileged if (m := pattern.fullmatch(name)))
+        self.at = at
         index = {name: i for i, name in enumerate(spec.privileged)}
 
         def column(suffix: str) -> Tensor:
             return torch.tensor([index[f"{colour}_cube.{suffix}"] for colour in self.colours], dtype=torch.long)
 
-        self.u, self.v = column(f"{camera}.u"), column(f"{camera}.v")
+        self.uv = torch.stack([column(f"{camera}.{axis}") for axis in "uv"], -1)
         self.present, self.target = column("present"), column("target")
+        self.zone = [index[name] for axis in "uv" if (name := f"zone.{camera}.{axis}") in index]
 
     def draw(self, task: tuple[str, ...], privileged: Float[Tensor, "b z"], share: float) -> Pointing:
         """The labels of a batch, a random share of it relabelled to another present object."""
         target = privileged[:, self.target]
         chosen = target.argmax(-1)
         others = (privileged[:, self.present] > 0.5) & (target < 0.5)
-        changed = (torch.rand(len(task), device=privileged.device) < share) & others.any(-1) & (target > 0.5).any(-1)
+        some = (target > 0.5).any(-1)
+        changed = (torch.rand(len(task), device=privileged.device) < share) & others.any(-1) & some
         other = (others + 1e-9).float().multinomial(1)[:, 0]
         wanted = torch.where(changed, other, chosen)
-        point = torch.stack([privileged[:, c].gather(1, wanted[:, None])[:, 0] for c in (self.u, self.v)], -1)
-        inside = ((point >= 0) & (point <= 1)).all(-1)
         renamed = tuple(
             rename(text, self.colours[before], self.colours[after]) if change else text
             for text, before, after, change in zip(
                 task, chosen.tolist(), wanted.tolist(), changed.tolist(), strict=True
             )
         )
-        return Pointing(renamed, point, inside & (target > 0.5).any(-1), changed)
+        pixels = {"first": self._pixels(privileged, wanted, some)}
+        if "second" in self.at:
+            second, named = self._beside(renamed, wanted)
+            pixels["second"] = self._pixels(privileged, second, named & some)
+        if "zone" in self.at:
+            seen = privileged[:, self.zone] if self.zone else privileged.new_zeros(len(task), 2)
+            pixels["zone"] = seen, seen.new_full((len(task),), bool(self.zone), dtype=torch.bool)
+        point = torch.stack([pixels[name][0] for name in self.at], 1)
+        labelled = torch.stack([pixels[name][1] for name in self.at], 1)
+        return Pointing(renamed, point, labelled & ((point >= 0) & (point <= 1)).all(-1), changed)
+
+    def _pixels(
+        self, privileged: Float[Tensor, "b z"], which: Int[Tensor, " b"], known: Bool[Tensor, " b"]
+    ) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:
+        return privileged.gather(1, self.uv.to(which.device)[which]), known
+
+    def _beside(self, task: tuple[str, ...], first: Int[Tensor, " b"]) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:
+        """The object that each instruction names beside the first, and whether it names one."""
+        number = {colour: i for i, colour in enumerate(self.colours)}
+        found: list[int] = []
+        for text, one in zip(task, first.tolist(), strict=True):
+            named = [number[word] for word in re.findall(r"\w+", text) if word in number]
+            found.append(next((i for i in named if i != one), -1))
+        second = first.new_tensor(found)
+        return second.clamp(min=0), second >= 0
 
 
 def rename(text: str, before: str, after: str) -> str:
@@ -86,13 +119,14 @@ class Grounding(nn.Module):
     centres: Tensor
     cells: Tensor
 
-    def __init__(self, words: int, features: int, centres: Float[Tensor, "m 2"]) -> None:
+    def __init__(self, words: int, features: int, centres: Float[Tensor, "m 2"], points: int = 1) -> None:
         """`words` and `features` are the widths of `Prefix.words` and `Prefix.map`.
 
-        `centres` are the places (u, v) of the features, a whole grid in any order.
+        `centres` are the places (u, v) of the features, a whole grid in any order; `points` are pointed at.
         """
         super().__init__()
-        self.query, self.key = nn.Linear(words, words), nn.Linear(features, words)
+        self.points = points
+        self.query, self.key = nn.Linear(words, points * words), nn.Linear(features, words)
         cells = torch.tensor([len(centres[:, axis].unique()) for axis in (0, 1)])
         if cells.prod() != len(centres):
             raise ValueError(f"{len(centres)} centres are no grid of {' x '.join(map(str, cells.tolist()))}")
@@ -101,24 +135,24 @@ class Grounding(nn.Module):
 
     def forward(
         self, words: Float[Tensor, "b l d"], spoken: Bool[Tensor, "b l"], features: Float[Tensor, "b m e"]
-    ) -> Float[Tensor, "b m"]:
+    ) -> Float[Tensor, "b p m"]:
         """Log-probability of each patch."""
         weight = spoken[..., None].to(words.dtype)
-        query = self.query((words * weight).sum(1) / weight.sum(1).clamp(min=1))
-        scores = (self.key(features) * query[:, None]).sum(-1) / query.shape[-1] ** 0.5
+        query = self.query((words * weight).sum(1) / weight.sum(1).clamp(min=1)).unflatten(-1, (self.points, -1))
+        scores = (self.key(features)[:, None] * query[:, :, None]).sum(-1) / query.shape[-1] ** 0.5
         return scores.float().log_softmax(-1)
 
-    def point(self, logp: Float[Tensor, "b m"]) -> Float[Tensor, "b 2"]:
+    def point(self, logp: Float[Tensor, "*b m"]) -> Float[Tensor, "*b 2"]:
         """The expected (u, v)."""
         return logp.exp() @ self.centres
 
-    def share(self, point: Float[Tensor, "b 2"]) -> Float[Tensor, "b m"]:
+    def share(self, point: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b m"]:
         """The bilinear weights of a point among the patch centres: the distribution whose mean is the point."""
-        near = (1 - (point[:, None] - self.centres).abs() * self.cells).clamp(min=0).prod(-1)
+        near = (1 - (point[..., None, :] - self.centres).abs() * self.cells).clamp(min=0).prod(-1)
         return near / near.sum(-1, keepdim=True).clamp(min=1e-6)
 
-    def loss(self, logp: Float[Tensor, "b m"], labels: Pointing) -> tuple[Tensor, Tensor]:
-        """Cross entropy plus L1 in patches, and the L1 error in image widths, over the rows with a label."""
+    def loss(self, logp: Float[Tensor, "b p m"], labels: Pointing) -> tuple[Tensor, Tensor]:
+        """Cross entropy plus L1 in patches, and the L1 error in image widths, over the points with a label."""
         rows = labels.known.to(logp.dtype)
         point = torch.minimum(torch.maximum(labels.point, 0.5 / self.cells), 1 - 0.5 / self.cells)
         entropy = -(self.share(point) * logp).sum(-1)

@@ -65,10 +65,11 @@ class VLA(nn.Module):
         self.backbone, self.head = backbone, head
         self.scale_state, self.scale_prompt = Standardize(statistics.state), QuantileScale(statistics.state)
         self.chunks = Chunks(spec, statistics, config.chunk, config.pace)
-        self.labels = Labels(spec, config.grounding.camera)
+        self.labels = Labels(spec, config.grounding.camera, config.grounding.at)
         self.grounding = None
         if config.grounding.weight > 0:
-            self.grounding = Grounding(backbone.width, backbone.map_width, backbone.centres)
+            points = len(config.grounding.at)
+            self.grounding = Grounding(backbone.width, backbone.map_width, backbone.centres, points)
         self._seeds: tuple[int, ...] = ()
         self._step = 0
 
@@ -84,7 +85,7 @@ class VLA(nn.Module):
         facts, logp = [self.scale_state(obs.state)], None
         if self.grounding is not None:
             logp = self.grounding(prefix.words, prefix.spoken, prefix.map)
-            facts.append(2 * self.grounding.point(logp) - 1)
+            facts.append(2 * self.grounding.point(logp).flatten(1) - 1)
         return prefix, facts, logp
 
     def state_notes(self, state: Float[Tensor, "b s"]) -> list[str]:
@@ -120,7 +121,7 @@ class VLA(nn.Module):
         if self.grounding is None or batch.privileged is None or not self.labels.colours:
             return None
         labels = self.labels.draw(obs.task, batch.privileged[:, 0], self.config.grounding.relabel)
-        return replace(labels, known=labels.known & batch.valid[:, 0])
+        return replace(labels, known=labels.known & batch.valid[:, :1])
 
     @property
     def executes(self) -> int:
