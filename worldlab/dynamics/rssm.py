@@ -10,7 +10,7 @@ from torch.nn import functional
 from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.encoder import FrameEncoder
 from worldlab.dynamics.filtered import Filtered, mean_of, windows_of
-from worldlab.dynamics.heads import TwoHot, layer, mlp, symexp, symlog
+from worldlab.dynamics.heads import TwoHot, layer, mlp, precision, symexp, symlog
 from worldlab.dynamics.latents import divergence, sample
 from worldlab.dynamics.layout import Layout
 from worldlab.dynamics.privileged import PrivilegedHead
@@ -309,13 +309,15 @@ class RSSM(nn.Module):
 
     def _errors(self, belief: Float[Tensor, "b t d"], window: Trajectory, first: int) -> dict[str, Tensor]:
         """What is wrong with beliefs about a window: with outcomes from row 1 on, with the rest from row `first` on."""
-        features, arrived = self.features(belief), window.valid[:, 1:]
-        seen, valid = features[:, first:], window.valid[:, first:]
+        # Cut once and cast once, for each cut and each cast of so wide a tensor costs a pass there and one back.
+        seen = self.features(belief)[:, first:]
+        seen = seen.to(precision(seen))
+        arrived, valid = window.valid[:, 1:], window.valid[:, first:]
         happened = torch.stack([window.terminated, window.success], -1)[:, :-1].float()
         ended = functional.binary_cross_entropy_with_logits(
-            self.ending_head(features[:, 1:]).float(), happened, reduction="none"
+            self.ending_head(seen)[:, 1 - first :].float(), happened, reduction="none"
         )
-        reward = self.two_hot.loss(self.reward_head(features[:, 1:]), window.reward[:, :-1])
+        reward = self.two_hot.loss(self.reward_head(seen)[:, 1 - first :], window.reward[:, :-1])
         errors = {"reward": mean_of(reward, arrived), "ended": mean_of(ended.sum(-1), arrived)}
         if not self.config.carry:
             # Who sees images only may be asked about the state, but does not learn from it.
