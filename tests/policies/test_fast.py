@@ -115,6 +115,16 @@ class TestDecoding:
         torch.testing.assert_close(forced, logits, rtol=1e-5, atol=1e-5)
 
 
+def test_whoever_asks_for_a_word_is_told_which_coefficient_it_begins_with():
+    policy = make_policy(HEADS["fast"])
+    prefix, facts = read(policy, b=1)
+    sizes = policy.head.tokenizer.sizes
+    words = [int(torch.nonzero(sizes == size)[0]) for size in (2, 1, 2, 1)]
+    policy.head.writer.forced(policy.backbone, prefix, facts, torch.tensor([words])).square().sum().backward()
+    asked = torch.nonzero(policy.head.writer.slot.grad.abs().sum(-1))[:, 0].tolist()
+    assert asked == [0, 2, 3, 5]
+
+
 def test_a_head_without_words_says_so():
     policy = make_policy(HEADS["fast"])
     policy.head.tokenizer = None

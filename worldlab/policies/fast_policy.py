@@ -54,14 +54,21 @@ class FastHead(Head):
             UsageError: the vocabulary of a pretrained language model has no room for the words.
         """
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        self.config = config
         self.needed = (interface.execute + 1) // 2
         self.writer = Writer(backbone, interface, config.vocabulary)
+        self.tokenizer: FastTokenizer | None = None
+        if tokenizer is not None:
+            self._use(tokenizer)
         self.chunked = self.written = self.misfits = 0
 
     def learn(self, action: Float[Tensor, "n k a"]) -> None:
         """Learn the words of the data."""
-        self.tokenizer = FastTokenizer.learn(action, self.config.scale, self.config.vocabulary)
+        self._use(FastTokenizer.learn(action, self.config.scale, self.config.vocabulary))
+
+    def _use(self, tokenizer: FastTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.writer.sizes[: len(tokenizer.sizes)] = tokenizer.sizes
 
     def describe(self) -> str | None:
         """The words."""

@@ -19,8 +19,11 @@ class Writer(nn.Module):
     """[prefix, bidirectional][facts][tokens, causal]; the last fact's output asks for the first token.
 
     Tokens are classes 0 to v - 1, the last v ids of the trunk's vocabulary. Nothing else can be written, in training or
-    in decoding, so a word in place of an action cannot occur.
+    in decoding, so a word in place of an action cannot occur. Whoever asks for a token is told with which number of the
+    chunk it begins: where tokens stand for several numbers, that does not follow from how many there are before it.
     """
+
+    sizes: Tensor
 
     def __init__(self, backbone: Backbone, interface: Interface, classes: int) -> None:
         """A chunk takes at most one token for each of its numbers.
@@ -38,12 +41,15 @@ class Writer(nn.Module):
         self.facts = FactTokens(interface, width)
         self.slot = nn.Parameter(torch.randn(self.length, width) * 0.02)
         self.logits = nn.Linear(width, classes)
+        self.register_buffer("sizes", torch.ones(classes, dtype=torch.long), persistent=False)
+        """How many numbers of the chunk each token stands for."""
 
     def _tokens(self, backbone: Backbone, known: Float[Tensor, "b f d"], tokens: Int[Tensor, "b n"]) -> Tensor:
-        """Embeddings of the facts and of the tokens so far; whoever asks for slot i is told so."""
+        """Embeddings of the facts and of the tokens so far, told what number is asked for."""
         inputs = torch.cat([known, backbone.embed(self.first + tokens)], 1)
         asking = known.shape[1] - 1
-        slots = self.slot[: inputs.shape[1] - asking] + self.facts.told(known)
+        written = torch.cat([tokens.new_zeros(len(tokens), 1), self.sizes[tokens].cumsum(-1)], 1)
+        slots = self.slot[written.clamp(max=self.length - 1)] + self.facts.told(known)
         return torch.cat([inputs[:, :asking], inputs[:, asking:] + slots], 1)
 
     def forced(
