@@ -12,9 +12,9 @@ from worldlab.policies.backbone import Backbone as Backbone
 from worldlab.policies.backbone import BackboneConfig as BackboneConfig
 from worldlab.policies.diffusion_policy import DiffusionConfig as DiffusionConfig
 from worldlab.policies.diffusion_policy import DiffusionHead
+from worldlab.policies.execution import ChunkPolicy as ChunkPolicy
 from worldlab.policies.execution import Execution as Execution
 from worldlab.policies.execution import ExecutionConfig as ExecutionConfig
-from worldlab.policies.execution import Planner as Planner
 from worldlab.policies.execution import execute as execute
 from worldlab.policies.fast_policy import FastConfig as FastConfig
 from worldlab.policies.fast_policy import FastHead, FastSettings

@@ -1,6 +1,6 @@
 """How a policy's chunks become movement: how often it looks again, blending, and actions that compute late.
 
-Each is a `Policy` around a `Planner`, so that any policy that plans chunks can be evaluated in every way.
+Each is a `Policy` around a `ChunkPolicy`, so that any policy that plans chunks can be evaluated in every way.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ from worldlab.trajectory import Observation, Spec
 
 
 @runtime_checkable
-class Planner(Protocol):
-    """A policy that can say more than the actions it would execute."""
+class ChunkPolicy(Protocol):
+    """A policy that can tell the whole chunk that it plans, not only what it would execute of it."""
 
     @property
     def spec(self) -> Spec:
@@ -74,7 +74,7 @@ class ExecutionConfig:
 class Execution:
     """A planner whose chunks are executed as asked for."""
 
-    def __init__(self, planner: Planner, config: ExecutionConfig) -> None:
+    def __init__(self, planner: ChunkPolicy, config: ExecutionConfig) -> None:
         """Nothing is computed before the first `act`.
 
         Raises:
@@ -139,7 +139,7 @@ def execute(policy: Policy, config: ExecutionConfig, name: str = "the policy") -
     Raises:
         UsageError: it does not plan chunks, or the numbers make no sense.
     """
-    if not isinstance(policy, Planner):
+    if not isinstance(policy, ChunkPolicy):
         raise UsageError(
             f"{name} plans no chunks, so there is no other way of executing them; leave these options out."
         )
