@@ -5,7 +5,7 @@ import torch
 from policies.synthetic import HEADS, STATE_ONLY, make_batch, make_policy, make_spec
 
 from worldlab.errors import UsageError
-from worldlab.policies import Execution, ExecutionConfig, Planner
+from worldlab.policies import ChunkPolicy, Execution, ExecutionConfig
 from worldlab.trajectory import Observation
 
 K = 6
@@ -97,7 +97,7 @@ def test_a_chunk_too_short_for_the_delay_is_refused():
 @pytest.mark.parametrize("config", [*HEADS.values(), STATE_ONLY], ids=lambda c: c.kind)
 def test_every_policy_plans(config):
     policy = make_policy(config)
-    assert isinstance(policy, Planner)
+    assert isinstance(policy, ChunkPolicy)
     obs = make_batch(make_spec(), b=2).obs.map(lambda x: x[:, 0])
     execution = Execution(policy, ExecutionConfig(execute=1, delay=2))
     execution.reset([0, 1])

@@ -8,7 +8,7 @@ from policies.synthetic import make_batch, make_policy, make_spec
 
 from worldlab import policies
 from worldlab.errors import UsageError
-from worldlab.policies import LeRobotConfig, Planner
+from worldlab.policies import ChunkPolicy, LeRobotConfig
 from worldlab.protocols import Trainable
 from worldlab.runs import Run
 
@@ -28,7 +28,7 @@ def first(batch, n=None):
 
 
 def test_it_plans_row_by_row_and_comes_back_from_a_run(policy, tmp_path):
-    assert isinstance(policy, Planner)
+    assert isinstance(policy, ChunkPolicy)
     assert isinstance(policy, Trainable)
     obs = first(make_batch(make_spec(), b=4))
     policy.reset(range(4))
