@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import pytest
 import torch
 from policies.synthetic import COLOURS, make_batch, make_spec
 
+from worldlab.errors import UsageError
 from worldlab.policies.fusion import grid
 from worldlab.policies.grounding import Grounding, Labels, Pointing, rename
 
@@ -58,8 +60,9 @@ def test_the_second_object_is_the_other_that_the_instruction_names_also_where_bo
 def test_the_zone_is_pointed_at_where_the_data_say_where_it_is_seen():
     spec = make_spec()
     batch = make_batch(spec, b=4)
-    unseen = Labels(spec, "front", ("zone",)).draw(batch.obs.task, batch.privileged[:, 0], 0.0)
-    assert not unseen.known.any()
+    with pytest.raises(UsageError, match="where camera 'front' sees one"):
+        Labels(spec, "front", ("zone",))
+    assert Labels(make_spec(labelled=False), "front", ("zone",)).colours == ()  # then nothing is pointed at
     spec = replace(spec, privileged=("zone.front.u", "zone.front.v", *spec.privileged))
     zone = torch.tensor([[0.2, 0.3], [0.4, 0.5], [0.6, 1.2], [0.0, 1.0]])
     privileged = torch.cat([zone, batch.privileged[:, 0]], -1)

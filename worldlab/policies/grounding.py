@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from worldlab.errors import UsageError
 from worldlab.trajectory import Spec
 
 Referent = Literal["first", "second", "zone"]
@@ -52,7 +53,11 @@ class Labels:
     """Reads pixels out of `Trajectory.privileged`."""
 
     def __init__(self, spec: Spec, camera: str, at: tuple[Referent, ...] = ("first",)) -> None:
-        """Find the columns "<colour>_cube.<camera>.u" and their like."""
+        """Find the columns "<colour>_cube.<camera>.u" and their like.
+
+        Raises:
+            UsageError: the zone is to be pointed at, and the data say where cubes are seen but not where the zone is.
+        """
         pattern = re.compile(rf"(\w+)_cube\.{re.escape(camera)}\.u")
         self.colours = tuple(m[1] for name in spec.privileged if (m := pattern.fullmatch(name)))
         self.at = at
@@ -64,6 +69,11 @@ class Labels:
         self.uv = torch.stack([column(f"{camera}.{axis}") for axis in "uv"], -1)
         self.present, self.target = column("present"), column("target")
         self.zone = [index[name] for axis in "uv" if (name := f"zone.{camera}.{axis}") in index]
+        if "zone" in at and self.colours and not self.zone:
+            raise UsageError(
+                f"the policy is to point at the zone, and these data do not say where camera '{camera}' sees one; "
+                "collect them again, or leave 'zone' out of grounding.at."
+            )
 
     def draw(self, task: tuple[str, ...], privileged: Float[Tensor, "b z"], share: float) -> Pointing:
         """The labels of a batch, a random share of it relabelled to another present object."""
@@ -85,8 +95,7 @@ class Labels:
             second, named = self._beside(renamed, wanted)
             pixels["second"] = self._pixels(privileged, second, named & some)
         if "zone" in self.at:
-            seen = privileged[:, self.zone] if self.zone else privileged.new_zeros(len(task), 2)
-            pixels["zone"] = seen, seen.new_full((len(task),), bool(self.zone), dtype=torch.bool)
+            pixels["zone"] = privileged[:, self.zone], torch.ones_like(some)
         point = torch.stack([pixels[name][0] for name in self.at], 1)
         labelled = torch.stack([pixels[name][1] for name in self.at], 1)
         return Pointing(renamed, point, labelled & ((point >= 0) & (point <= 1)).all(-1), changed)
