@@ -95,7 +95,7 @@ def test_a_contest_is_held_and_goes_on(tmp_path, capsys):
     out, data = tmp_path / "contest", str(tmp_path / "reach.zarr")
     main(["collect", "worldlab/Reach-v0", "--episodes", "8", "--out", data, "--workers", "1"])
     command = ["bakeoff", "--data", data, "--out", str(out), "--task", "reach", "--steps", "1", "--episodes", "2"]
-    command += ["--seeds", "1", "--workers", "1", "--fusions", "--json"]
+    command += ["--seeds", "1", "--workers", "1", "--json"]
     main([*command, "--heads", "fast", "state-only"])
     first = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert [e["name"] for e in first["entries"]] == ["fast", "state-only"]

@@ -133,20 +133,7 @@ def test_resuming_another_run_is_refused(lab, capsys):
 
 def test_a_run_is_not_resumed_on_data_that_have_grown(tmp_path, capsys):
     data, out = str(tmp_path / "x.zarr"), str(tmp_path / "run")
-    collect = [
-        "collect",
-        "worldlab/Reach-v0",
-        "--episodes",
-        "2",
-        "--n",
-        "2",
-        "--size",
-        "16",
-        "--workers",
-        "1",
-        "--out",
-        data,
-    ]
+    collect = f"collect worldlab/Reach-v0 --episodes 2 --n 2 --size 16 --workers 1 --out {data}".split()
     main(collect)
     train = ["train", "flow-reach", "--data", data, "--out", out, "--steps", "1"]
     main(train)

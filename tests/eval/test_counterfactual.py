@@ -116,11 +116,7 @@ def test_where_nobody_knows_positions_the_state_is_compared():
 
 def test_a_state_is_compared_in_its_own_deviations():
     compared = Compared((), torch.tensor([0.5, 0.0, 4.0]))  # what never changes is left out
-    assert compared.standard(torch.tensor([1.0, 7.0, 2.0])).tolist() == [
-        2.0,
-        0.0,
-        0.5,
-    ]  # what never changes is left out
+    assert compared.standard(torch.tensor([1.0, 7.0, 2.0])).tolist() == [2.0, 0.0, 0.5]
 
 
 def test_branches_that_ended_do_not_count(store):

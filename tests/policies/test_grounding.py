@@ -41,8 +41,10 @@ def test_the_second_object_is_the_other_that_the_instruction_names_also_where_bo
     def is_(row, what):
         return [c for c in COLOURS if row[index[f"{c}_cube.{what}"]] == 1]
 
-    named = [(is_(row, "target")[0], next(c for c in is_(row, "present") if not row[index[f"{c}_cube.target"]]))
-             for row in privileged]  # fmt: skip
+    named = [
+        (is_(row, "target")[0], next(c for c in is_(row, "present") if c not in is_(row, "target")))
+        for row in privileged
+    ]
     task = tuple(f"stack the {a} cube on the {b} cube" for a, b in named)
     torch.manual_seed(0)
     drawn = Labels(spec, "front", ("first", "second")).draw(task, privileged, 0.5)

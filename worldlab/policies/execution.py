@@ -72,9 +72,9 @@ class ExecutionConfig:
 
 
 class Execution:
-    """A planner whose chunks are executed as asked for."""
+    """A policy whose chunks are executed as asked for."""
 
-    def __init__(self, planner: ChunkPolicy, config: ExecutionConfig) -> None:
+    def __init__(self, policy: ChunkPolicy, config: ExecutionConfig) -> None:
         """Nothing is computed before the first `act`.
 
         Raises:
@@ -88,30 +88,30 @@ class Execution:
             raise UsageError(
                 f"--delay must be at least 0 and --execute at least 1; got {config.delay}, {config.execute}."
             )
-        self.planner, self.config = planner, config
+        self.policy, self.config = policy, config
         self._plans: list[Float[Tensor, "b k a"]] = []
 
     @property
     def spec(self) -> Spec:
-        """The planner's."""
-        return self.planner.spec
+        """The policy's."""
+        return self.policy.spec
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed."""
         self._plans = []
-        self.planner.reset(seeds)
+        self.policy.reset(seeds)
 
     def act(self, obs: Observation) -> Float[Tensor, "b m a"]:
         """The next actions of each episode.
 
         Raises:
-            UsageError: the planner's chunks are shorter than what is to be executed of them.
+            UsageError: the policy's chunks are shorter than what is to be executed of them.
         """
         return self._blended(obs) if self.config.ensemble is not None else self._chunked(obs)
 
     def _blended(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
         """The weighted mean of what every plan that reaches to this step says about it."""
-        self._plans.append(self.planner.plan(obs))
+        self._plans.append(self.policy.plan(obs))
         self._plans = self._plans[-self._plans[-1].shape[1] :]
         said = torch.stack([plan[:, age] for age, plan in enumerate(reversed(self._plans))][::-1], 1)
         assert self.config.ensemble is not None
@@ -120,9 +120,9 @@ class Execution:
 
     def _chunked(self, obs: Observation) -> Float[Tensor, "b m a"]:
         """The first actions of a new plan, which begins with what is left of the previous one while it computes."""
-        delay, execute = self.config.delay, self.config.execute or self.planner.executes
+        delay, execute = self.config.delay, self.config.execute or self.policy.executes
         meanwhile = self._plans[-1][:, execute : execute + delay] if self._plans and delay else None
-        plan = self.planner.plan(obs, meanwhile if self.config.continuing else None)
+        plan = self.policy.plan(obs, meanwhile if self.config.continuing else None)
         if execute + delay > plan.shape[1]:
             raise UsageError(
                 f"the policy plans {plan.shape[1]} actions, too few to execute {execute} and compute for {delay} more."

@@ -107,7 +107,7 @@ class FastHead(Head):
     ) -> tuple[list[list[int]], Float[Tensor, "b n v"]]:
         """The most probable words that fit, one after the other, and their logits."""
         tokenizer = self._known()
-        sizes = tokenizer.sizes.to(prefix.valid.device)
+        sizes = self.writer.sizes[: len(tokenizer.sizes)]
         left = torch.full((len(prefix.valid),), tokenizer.coefficients, device=prefix.valid.device)
         misfit = torch.zeros_like(left, dtype=torch.bool)
 

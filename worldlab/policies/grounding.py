@@ -80,8 +80,8 @@ class Labels:
         target = privileged[:, self.target]
         chosen = target.argmax(-1)
         others = (privileged[:, self.present] > 0.5) & (target < 0.5)
-        some = (target > 0.5).any(-1)
-        changed = (torch.rand(len(task), device=privileged.device) < share) & others.any(-1) & some
+        known = (target > 0.5).any(-1)
+        changed = (torch.rand(len(task), device=privileged.device) < share) & others.any(-1) & known
         other = (others + 1e-9).float().multinomial(1)[:, 0]
         wanted = torch.where(changed, other, chosen)
         renamed = tuple(
@@ -90,20 +90,19 @@ class Labels:
                 task, chosen.tolist(), wanted.tolist(), changed.tolist(), strict=True
             )
         )
-        pixels = {"first": self._pixels(privileged, wanted, some)}
-        if "second" in self.at:
-            second, named = self._beside(renamed, wanted)
-            pixels["second"] = self._pixels(privileged, second, named & some)
-        if "zone" in self.at:
-            pixels["zone"] = privileged[:, self.zone], torch.ones_like(some)
-        point = torch.stack([pixels[name][0] for name in self.at], 1)
-        labelled = torch.stack([pixels[name][1] for name in self.at], 1)
+        second, named = self._beside(renamed, wanted)
+        seen: dict[Referent, tuple[Tensor, Tensor]] = {
+            "first": (self._pixels(privileged, wanted), known),
+            "second": (self._pixels(privileged, second), known & named),
+            "zone": (privileged[:, self.zone], torch.ones_like(known)),
+        }
+        point = torch.stack([seen[name][0] for name in self.at], 1)
+        labelled = torch.stack([seen[name][1] for name in self.at], 1)
         return Pointing(renamed, point, labelled & ((point >= 0) & (point <= 1)).all(-1), changed)
 
-    def _pixels(
-        self, privileged: Float[Tensor, "b z"], which: Int[Tensor, " b"], known: Bool[Tensor, " b"]
-    ) -> tuple[Float[Tensor, "b 2"], Bool[Tensor, " b"]]:
-        return privileged.gather(1, self.uv.to(which.device)[which]), known
+    def _pixels(self, privileged: Float[Tensor, "b z"], which: Int[Tensor, " b"]) -> Float[Tensor, "b 2"]:
+        """(u, v) of one object of each row."""
+        return privileged.gather(1, self.uv.to(which.device)[which])
 
     def _beside(self, task: tuple[str, ...], first: Int[Tensor, " b"]) -> tuple[Int[Tensor, " b"], Bool[Tensor, " b"]]:
         """The object that each instruction names beside the first, and whether it names one."""

@@ -169,22 +169,10 @@ class Bakeoff(Verb):
     """A folder for the runs and the table; a contest that was interrupted goes on."""
     task: str = "lift"
     """reach, push, lift or stack: which cameras, and how often they are looked through."""
-    heads: tuple[str, ...] = (
-        "flow",
-        "flow-adarms",
-        "flow-insulated",
-        "diffusion",
-        "l1",
-        "tokens",
-        "tokens-parallel",
-        "fast",
-        "state-only",
-        "act",
-        "diffusion-policy",
-    )
-    """Heads, all on the fusion llava."""
-    fusions: tuple[str, ...] = ("llava", "anyres", "qformer", "flamingo", "native")
-    """Fusions, all under the head flow."""
+    heads: tuple[str, ...] | None = None
+    """Heads, all on the fusion llava; every head, if neither heads nor fusions are named."""
+    fusions: tuple[str, ...] | None = None
+    """Fusions, all under the head flow; likewise."""
     seeds: int = 3
     """Training seeds."""
     steps: int | None = None
@@ -200,13 +188,15 @@ class Bakeoff(Verb):
 
     @override
     def run(self) -> "Outcome":
-        from worldlab.bakeoff import Contest, bakeoff
+        from worldlab.bakeoff import FUSIONS, Contest, bakeoff
+        from worldlab.presets import HEADS
 
+        everything = self.heads is None and self.fusions is None
         contest = Contest(
             task=self.task,
             data=self.data,
-            heads=self.heads,
-            fusions=self.fusions,
+            heads=tuple(HEADS) if everything else self.heads or (),
+            fusions=FUSIONS if everything else self.fusions or (),
             seeds=self.seeds,
             steps=self.steps,
             minutes=self.minutes,
