@@ -167,7 +167,7 @@ def _details(found: Findings) -> Table:
         "The same in numbers",
         columns,
         rows,
-        "results.json",
+        "worldlab demo",
         _BUDGET,
     )
 

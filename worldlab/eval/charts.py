@@ -27,7 +27,7 @@ class Curve:
     y: tuple[float, ...]
     """The estimate at each position."""
     n: int
-    """Number of independent cases behind each point."""
+    """The fewest independent cases behind a point."""
     low: tuple[float, ...] | None = None
     """Lower end of each point's 95 % interval."""
     high: tuple[float, ...] | None = None
