@@ -146,7 +146,7 @@ def test_every_number_comes_with_its_n_its_interval_and_its_command(page):
         "99 %",
         "0 /20 0",
         "16 %",
-        "n = 128",
+        "n ≥ 128",
         "worldlab eval",
         "worldlab view",
         "imagine",
