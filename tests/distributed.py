@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from worldlab.policies import GroundingConfig
 from worldlab.runs import Run
-from worldlab.training import Device, FitConfig, create_run, fit
+from worldlab.training import Device, FitConfig, create_run, fit, leave_the_others
 from worldlab.trajectory import Trajectory
 
 BATCH, STEPS, KILLED = 8, 5, 3
@@ -76,3 +76,4 @@ def sharded(out: Path) -> None:
 if __name__ == "__main__":
     ways = {"ddp": lambda out: train(out, 2), "fsdp": sharded, "cuda": lambda out: train(out, 1, "cuda")}
     ways[sys.argv[2]](Path(sys.argv[1]))
+    leave_the_others()

@@ -103,6 +103,17 @@ def test_minutes_are_a_budget_too(tmp_path):
     assert 1.0 < time.monotonic() - start < 30
 
 
+def test_minutes_of_the_process_do_not_pass_while_it_waits(tmp_path):
+    pauses = []
+
+    def wait(step: int) -> None:
+        pauses.append(0.02)
+        time.sleep(pauses[-1])
+
+    train(tmp_path / "run", steps=None, minutes=0.3 / 60, clock="process", on_step=wait)
+    assert sum(pauses) > 0.3
+
+
 @pytest.mark.parametrize("budget", [{"steps": None}, {"steps": 0}, {"steps": -3}, {"steps": None, "minutes": 0.0}])
 def test_no_budget_is_refused(tmp_path, budget):
     with pytest.raises(UsageError, match="budget"):

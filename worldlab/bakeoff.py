@@ -8,14 +8,13 @@ order, optimizer and budget alone. Three training seeds or more: a difference wi
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
-from time import perf_counter, process_time
 
 import torch
 
@@ -26,7 +25,7 @@ from worldlab.eval.rates import over_training_seeds
 from worldlab.policies.chunks import expert_columns, labels
 from worldlab.presets import HEADS, LOOKS, Look, TrainConfig, policy_recipe
 from worldlab.runs import Json, Run, provenance, write_atomically
-from worldlab.training import Device, pick_device
+from worldlab.training import CLOCKS, Clock, Device, pick_device
 from worldlab.trunk import Trunk
 from worldlab.workbench import Outcome
 
@@ -52,7 +51,7 @@ class Contest:
     steps: int | None
     """Budget in optimizer steps, so equal samples."""
     minutes: float | None
-    """Budget in minutes of one thread, so equal time."""
+    """Budget in minutes of one thread, so equal time: CPU time on a CPU."""
     chunk: int
     """Actions predicted at once, by all."""
     episodes: int
@@ -185,18 +184,19 @@ def _enter(contest: Contest, config: TrainConfig, name: str, seed: int, out: Pat
         return Entry(**json.loads(result.read_text(encoding="utf-8")))
     shutil.rmtree(path, ignore_errors=True)  # begun and interrupted: its time would not be whole
     with (out / "log.txt").open("a", encoding="utf-8") as log, redirect_stderr(log):
-        config = replace(config, fit=replace(config.fit, seed=seed))
-        start = _clock(device)()
+        config = replace(config, fit=replace(config.fit, seed=seed, clock=_clock(device)))
+        seconds = CLOCKS[config.fit.clock]
+        start = seconds()
         workbench.train_recipe(config, name, contest.data, path, device=device, show=False)
-        minutes = (_clock(device)() - start) / 60
+        minutes = (seconds() - start) / 60
         entry = _judge(contest, config, name, path, minutes, device)
     write_atomically(result, json.dumps(asdict(entry)))
     return entry
 
 
-def _clock(device: Device) -> Callable[[], float]:
-    """What time is measured by, in seconds."""
-    return process_time if pick_device(device).type == "cpu" else perf_counter
+def _clock(device: Device) -> Clock:
+    """What time is measured by."""
+    return "process" if pick_device(device).type == "cpu" else "wall"
 
 
 def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes: float, device: Device) -> Entry:
@@ -210,7 +210,7 @@ def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes
     held = config.split(len(store))[1]
     windows = datasets.Windows(store, length=contest.chunk, batch=_WINDOWS, observed=1, episodes=held)[0]
     error = action_error(policy, windows, *labels(windows, contest.chunk, expert_columns(store.spec)))
-    latency = median_latency_ms(policy, windows, clock=_clock(device))
+    latency = median_latency_ms(policy, windows, clock=CLOCKS[_clock(device)])
     before = _counts(policy)
     result = workbench.judge(policy, world, contest.episodes, 0, f"{name}, seed {seed}")
     written = {key: value - before[key] for key, value in _counts(policy).items()}

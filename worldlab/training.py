@@ -29,6 +29,9 @@ from worldlab.trajectory import Trajectory
 
 Device = Literal["auto", "cpu", "cuda"]
 Precision = Literal["no", "bf16"]
+Clock = Literal["wall", "process"]
+CLOCKS: Mapping[Clock, Callable[[], float]] = {"wall": time.monotonic, "process": time.process_time}
+"""Each counts seconds."""
 
 
 def pick_device(name: Device) -> torch.device:
@@ -51,6 +54,8 @@ class FitConfig:
     """Budget in optimizer steps."""
     minutes: float | None = None
     """Budget in minutes of training on this machine."""
+    clock: Clock = "wall"
+    """What tells the minutes: the wall's clock, or the CPU time of the process, which work beside it does not touch."""
     learning_rate: float = 1e-3
     """Peak of the schedule: linear warm-up, then a cosine to a hundredth of it."""
     warmup: float = 0.02
@@ -189,13 +194,14 @@ class _Fitting:
         self.average = _Average(model, config.ema) if config.ema is not None else None
         self.checkpoint = run.path / "checkpoint" / "state.safetensors"
         self.step, self.samples, self.loss = 0, 0, math.nan
-        self._before, self._start, self._saved = 0.0, time.monotonic(), 0.0
+        self._clock = CLOCKS[config.clock]
+        self._before, self._start, self._saved = 0.0, self._clock(), 0.0
         self.seconds = 0.0
         """Time trained, before and after resuming, by the clock of the main process."""
 
     def _look_at_the_clock(self) -> None:
         """All processes must agree on the time, or they would not stop at the same step."""
-        now = torch.tensor(self._before + time.monotonic() - self._start, device=self.accelerator.device)
+        now = torch.tensor(self._before + self._clock() - self._start, device=self.accelerator.device)
         if self.accelerator.num_processes > 1:
             from accelerate.utils import broadcast
 
@@ -360,3 +366,12 @@ def fit(
             if on_step is not None:
                 on_step(fitting.step)
     fitting.finish()
+
+
+def leave_the_others() -> None:
+    """Take leave of the processes that train together, if there are any: at the end of the last of their trainings.
+
+    Threads of gloo that still wait when the interpreter ends would abort it.
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -53,8 +53,13 @@ class Train(Verb):
 
     @override
     def run(self) -> "Outcome":
-        if self.env is not None:
-            return self._online(self.env)
+        from worldlab.training import leave_the_others
+
+        outcome = self._online(self.env) if self.env is not None else self._from_a_store()
+        leave_the_others()
+        return outcome
+
+    def _from_a_store(self) -> "Outcome":
         from worldlab.workbench import train
 
         if self.data is None:
@@ -178,7 +183,7 @@ class Bakeoff(Verb):
     steps: int | None = None
     """Budget of each in steps: equal samples."""
     minutes: float | None = None
-    """Budget of each in minutes of one thread: equal time."""
+    """Budget of each in minutes of one thread: equal time (on a CPU, CPU time)."""
     chunk: int = 8
     """Actions that all predict at once."""
     episodes: int = 100
