@@ -2,12 +2,12 @@
 
     OMP_NUM_THREADS=1 taskset -c 0 python -m benchmarks.bench_flow [SIZE ...]
 
-All see two cameras and an instruction and integrate 10 Euler steps in one process on one thread, taking turns; all have
-random weights, which speed does not depend on. Prints the median CPU time. The peers are as their users get them, and
-beside it in bf16. For chunks that is a setting of LeRobot, a cast of transformers' model, and `lean` of ours; training
-steps are under autocast. Where the peers differ by their design: LeRobot pads instructions (to 16 and 48 words, of
-which 12 and 36 are said); both have output matrices of the language models that nothing uses; states and actions are
-padded to 32 (LeRobot) or 8 numbers, ours have 6.
+All see two cameras and an instruction and integrate 10 Euler steps in one process on one thread, taking turns; all
+have random weights, which speed does not depend on. Prints the median CPU time. The peers are as their users get them,
+and beside it in bf16. For chunks that is a setting of LeRobot, a cast of transformers' model, and `lean` of ours;
+training steps are under autocast, and once more compiled (`worldlab train --compile`). Where the peers differ by their
+design: LeRobot pads instructions (to 16 and 48 words, of which 12 and 36 are said); both have output matrices of the
+language models that nothing uses; states and actions are padded to 32 (LeRobot) or 8 numbers, ours have 6.
 """
 
 import copy
@@ -170,7 +170,9 @@ def steps(size: Size) -> dict[str, Call]:
         step = training_step(model, lambda: model(**some, actions=action).loss, fused=False)
     policy, batch = ours(size).train(), window(size)
     mine = training_step(policy, lambda: policy.loss(batch)[0], fused=True)
+    compiled = torch.compile(lambda: policy.loss(batch)[0], dynamic=False)
     calls = {"peer": step, "ours": mine, "ours, bf16": halved(mine)}
+    calls["ours, bf16 compiled"] = halved(training_step(policy, compiled, fused=True))
     if size.peer == "LeRobot":  # that of transformers cannot be trained under autocast
         calls["peer, bf16"] = halved(step)
     return calls
@@ -179,8 +181,9 @@ def steps(size: Size) -> dict[str, Call]:
 def main(names: list[str]) -> None:
     """One row a size and kind of work."""
     torch.set_num_threads(1)
-    print("| size, peer | work | peer, ms | in bf16 | worldlab, ms | ratio | in bf16 | ratio | ratio of both in bf16 |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    columns = ["size, peer", "work", "peer, ms", "in bf16", "worldlab, ms", "ratio", "in bf16", "ratio"]
+    columns += ["compiled", "ratio", "ratio of both in bf16"]
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
     for name in names or list(SIZES):
         size = SIZES[name]
         large = size.image > 200
@@ -191,9 +194,10 @@ def main(names: list[str]) -> None:
             took = milliseconds(calls, rounds)
             peer, half = took["peer"], took.get("peer, bf16", math.nan)
             cells = [f"{peer:.1f}", f"{half:.1f}"]
-            for mine in ("ours", "ours, bf16"):
-                cells += [f"{took[mine]:.1f}", f"{peer / took[mine]:.2f}"]
-            cells.append(f"{half / took['ours, bf16']:.2f}")
+            ways = ("ours", "ours, bf16", "ours, bf16 compiled")
+            for mine in (took.get(way, math.nan) for way in ways):
+                cells += [f"{mine:.1f}", f"{peer / mine:.2f}"]
+            cells.append(f"{half / min(took.get(way, math.inf) for way in ways[1:]):.2f}")
             print(f"| {name}, {size.peer} | {work} |", " | ".join(cells), "|", flush=True)
 
 

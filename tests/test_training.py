@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partialmethod
 
 import pytest
 import torch
@@ -95,6 +96,21 @@ def test_one_process_trains_in_one_precision_after_another(tmp_path):
     fine = train(tmp_path / "fp32", precision="no")
     assert not torch.equal(rough["layer.weight"], fine["layer.weight"])
     torch.testing.assert_close(rough, fine, atol=0.05, rtol=0)
+
+
+def test_what_pytorch_traces_learns_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    plain, traced = (train(tmp_path / str(how), compile=how) for how in (False, True))
+    torch.testing.assert_close(traced, plain)
+
+
+def test_what_cannot_be_compiled_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    def fail(graph, inputs):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=fail))
+    with pytest.raises(UsageError, match=r"no compiler here.*--compile"):
+        train(tmp_path / "run", compile=True)
 
 
 def test_minutes_are_a_budget_too(tmp_path):

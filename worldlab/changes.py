@@ -19,6 +19,8 @@ class Changes:
     """Budget in minutes, instead of the preset's."""
     batch: int | None = None
     """Windows in a step, instead of the preset's."""
+    compile: bool = False
+    """Train through torch.compile, which takes a minute to begin with (docs/heads.md says what it buys)."""
     env_steps: int | None = None
     """Budget in control steps of --env, action repeats included."""
     ratio: float | None = None
@@ -41,9 +43,9 @@ class Changes:
             UsageError: something is not above zero.
         """
         for name, value in vars(self).items():
-            if value is not None and value <= 0:
+            if value not in (None, False) and value <= 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be above zero; got {value}.")
-        fit, windows, online = replace(config.fit, seed=seed), config.windows, config.online
+        fit, windows, online = replace(config.fit, seed=seed, compile=self.compile), config.windows, config.online
         if self.of_a_store:
             fit = replace(fit, steps=self.steps, minutes=self.minutes)
         if self.batch is not None:

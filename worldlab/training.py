@@ -9,7 +9,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -70,6 +71,8 @@ class FitConfig:
     """Decay of the averaged weights that are saved instead of the last ones; None saves the last ones."""
     precision: Precision = "no"
     """Autocast precision of the forward and backward pass."""
+    compile: bool = False
+    """Whether to train through `torch.compile`, which takes minutes to begin with."""
     checkpoint_seconds: float = 60.0
     """Time between checkpoints; 0 checkpoints every step."""
     log_every: int = 20
@@ -154,6 +157,21 @@ def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
+@contextmanager
+def _compiler(works: bool) -> Generator[None]:
+    """What PyTorch compiles here, if it does; what it cannot is said in one sentence."""
+    if not works:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
+        raise UsageError(f"PyTorch cannot compile this model here ({reason}); train without --compile.") from error
+
+
 class _Speed(ProgressColumn):
     """Training samples per second of wall time."""
 
@@ -188,9 +206,10 @@ class _Fitting:
             )
         if (sharding := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
             shard_as_one(sharding)
-        self.wrapped, self.optimizer = self.accelerator.prepare(
-            _Loss(model, config.precision), _optimizer(model, config)
-        )
+        loss = _Loss(model, config.precision)
+        if config.compile:
+            loss.compile(dynamic=False)
+        self.wrapped, self.optimizer = self.accelerator.prepare(loss, _optimizer(model, config))
         self.average = _Average(model, config.ema) if config.ema is not None else None
         self.checkpoint = run.path / "checkpoint" / "state.safetensors"
         self.step, self.samples, self.loss = 0, 0, math.nan
@@ -221,8 +240,9 @@ class _Fitting:
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(self.progress)
         batch = batches[self.step * machine.num_processes + machine.process_index].to(machine.device)
-        loss, metrics = self.wrapped(batch)
-        machine.backward(loss)
+        with _compiler(config.compile):
+            loss, metrics = self.wrapped(batch)
+            machine.backward(loss)
         norm = machine.clip_grad_norm_(self.model.parameters(), config.clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -346,7 +366,7 @@ def fit(
 
     Raises:
         UsageError: no budget was given, the loss or the weights stopped being finite, the run that is to be resumed
-            has finished, or the device is not there.
+            has finished, the device is not there, or PyTorch cannot compile what it is to compile.
     """
     if config.steps is None and config.minutes is None:
         raise UsageError("training needs a budget: give --steps or --minutes.")

@@ -9,7 +9,7 @@ heads and its rotary positions, everything else is the expert's own.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -34,8 +34,7 @@ def time_embedding(t: Float[Tensor, "*b"], width: int) -> Float[Tensor, "*b d"]:
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-@dataclass(frozen=True)
-class Rotation:
+class Rotation(NamedTuple):
     """Rotary positions of n groups of k tokens."""
 
     cos: Float[Tensor, "b 1 k 1 d"]
@@ -267,6 +266,7 @@ class ActionExpert(nn.Module):
 
 
 def _unseen(valid: Bool[Tensor, "b p"]) -> Float[Tensor, "b 1 1 1 p"] | None:
-    if valid.device.type == "cpu" and valid.all():  # elsewhere, to know would be to wait for the device
+    looked_at = valid.device.type == "cpu" and not torch.compiler.is_compiling()  # elsewhere, one would have to wait
+    if looked_at and valid.all():
         return None
     return torch.where(valid, 0.0, torch.finfo(torch.float32).min)[:, None, None, None]

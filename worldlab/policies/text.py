@@ -1,6 +1,6 @@
 """Instructions as token ids: a word-level tokenizer made from the data, or the one of a pretrained language model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -70,20 +70,20 @@ class TextTokenizer:
 
     def __call__(self, tasks: Sequence[str]) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
         """Ids of the instructions and which of them are not padding."""
-        return _padded([e.ids for e in self._tokenizer.encode_batch(list(tasks))], self.width)
+        return _padded(self._tokenizer, tasks, self.width, special=True)
 
     def notes(self, texts: Sequence[str]) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
         """Ids of the notes and which of them are not padding."""
-        return _padded(
-            [e.ids for e in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)], self.notes_width
-        )
+        return _padded(self._tokenizer, texts, self.notes_width, special=False)
 
 
-def _padded(rows: Sequence[Sequence[int]], width: int) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    valid = torch.zeros(len(rows), width, dtype=torch.bool)
-    for i, row in enumerate(rows):
-        kept = row[:width]
-        ids[i, : len(kept)] = torch.tensor(kept, dtype=torch.long)
-        valid[i, : len(kept)] = True
-    return ids, valid
+def _padded_now(
+    tokenizer: Tokenizer, texts: Sequence[str], width: int, *, special: bool
+) -> tuple[Int[Tensor, "b l"], Bool[Tensor, "b l"]]:
+    rows = [e.ids[:width] for e in tokenizer.encode_batch(list(texts), add_special_tokens=special)]
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.long)
+    return ids, torch.arange(width) < torch.tensor([len(row) for row in rows])[:, None]
+
+
+# Compiled, it would be compiled for every instruction.
+_padded: Callable[..., tuple[Tensor, Tensor]] = torch.compiler.disable()(_padded_now)
