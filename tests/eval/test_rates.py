@@ -80,3 +80,8 @@ def test_policies_that_differ_by_training_seed_make_the_interval_wider():
     assert unlike[1] - unlike[0] > 2 * (pooled[1] - pooled[0])
     assert alike == pytest.approx(pooled, abs=0.01)
     assert over_training_seeds([9, 8], [10, 10], seed=3) == over_training_seeds([9, 8], [10, 10], seed=3)
+
+
+@pytest.mark.parametrize("successes", [0, 100])
+def test_trainings_that_agree_at_an_end_are_not_certain(successes):
+    assert over_training_seeds([successes] * 3, [100] * 3) == wilson(3 * successes, 300)
