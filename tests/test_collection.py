@@ -36,6 +36,13 @@ def test_two_processes_collect_the_same_episodes(alone, tmp_path):
         assert_equal(ours, theirs)
 
 
+def test_what_is_done_is_shown_to_be_left_alone(alone, tmp_path):
+    store, _, _ = collect(replace(RECIPE, hold=3), f"{tmp_path}/x.zarr", 2, workers=1)
+    for episode, brief in zip(store, alone, strict=False):
+        assert (episode.reward[-5:-1] == 1).all()
+        assert brief.reward[-3] < 1
+
+
 def test_a_killed_collection_keeps_what_was_written_and_goes_on(alone, tmp_path):
     path, part = tmp_path / "x.zarr", tmp_path / "x.zarr.part0"
     wanted = ["--episodes", "400", "--noise", "0.7", "--size", "16", "--n", "2", "--workers", "1", "--out", str(path)]

@@ -48,6 +48,8 @@ class Recipe:
     """Disturbs the expert, 0 and up; 1 is rough."""
     keep_failures: bool = False
     """Keep the expert's failed episodes too."""
+    hold: int = 0
+    """Control steps for which success must hold, so that episodes show how to leave alone what is done."""
     size: int = 64
     """Height and width of the camera images in pixels."""
     n: int = 32
@@ -57,7 +59,7 @@ class Recipe:
 
     def world(self, n: int, threads: int) -> Environment:
         """The environments, whose physics runs on so many threads (0: one per core)."""
-        world = envs.make(self.env, n=n, size=self.size, threads=threads)
+        world = envs.make(self.env, n=n, size=self.size, threads=threads, hold=self.hold)
         return ExpertLabels(world) if isinstance(world, MujocoVectorEnv) else world
 
     def actor(self, world: Environment) -> Policy:

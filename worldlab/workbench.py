@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from worldlab import collection, datasets, envs, players
 from worldlab import eval as evaluation
 from worldlab.changes import Changes
+from worldlab.conditions import Conditions
 from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
@@ -146,18 +147,6 @@ def train_recipe(
     return Outcome(line, {"run": str(out), "preset": name, "loss": loss, **last[-1], **bought})
 
 
-def parse_variation(settings: tuple[str, ...]) -> dict[str, float]:
-    """`("light=0.5",)` -> `{"light": 0.5}`."""
-    result: dict[str, float] = {}
-    for setting in settings:
-        name, _, severity = setting.partition("=")
-        try:
-            result[name] = float(severity)
-        except ValueError:
-            raise UsageError(f"--variation takes NAME=SEVERITY, for example light=0.5; got '{setting}'.") from None
-    return result
-
-
 def meet(name: str, world: Environment, device: Device) -> Policy:
     """Load a policy for an environment."""
     return players.load(name, world, str(pick_device(device)))
@@ -233,7 +222,7 @@ def evaluate(
     *,
     n: int = 50,
     controls: bool = True,
-    variation: tuple[str, ...] = (),
+    conditions: Conditions | None = None,
     execution: "ExecutionConfig | None" = None,
     seed: int = 0,
     device: Device = "auto",
@@ -241,7 +230,8 @@ def evaluate(
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
     _positive(episodes, n)
     env, size = envs.full_id(env), players.picture(name)
-    world = envs.make(env, n=players.together(name, n, episodes), size=size, variation=parse_variation(variation))
+    conditions = conditions or Conditions()
+    world = conditions.world(env, players.together(name, n, episodes), size)
     policy = meet(name, world, device)
     way: list[str] = []
     if execution is not None and not execution.own_way:
@@ -253,13 +243,14 @@ def evaluate(
         **result.to_json(),
         "run": name,
         "env": env,
-        "variation": to_json(variation),
+        "variation": to_json(conditions.variation),
+        "hold": conditions.hold,
         "execution": to_json(way),
     }
     others = judge_controls(policy, world, episodes, seed) if controls else {}
     if controls:
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name, [env.replace("/", "-"), *variation, *way, f"seed{seed}"])
+    folder = _results_folder(name, [env.replace("/", "-"), *conditions.describe(), *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     succeeded = any(judged.successes for judged in (result, *others.values()))

@@ -99,6 +99,22 @@ def test_finished_environments_stand_still(task):
     assert over.all()
 
 
+def test_success_that_must_hold_is_what_has_held():
+    brief, long = (envs.make("Reach", 4, cameras=(), threads=1, hold=steps) for steps in (0, 5))
+    once, after = (rollout(env.expert(), env, seed=0) for env in (brief, long))
+    assert once.terminated.any(1).all()
+    assert torch.equal(after.length, once.length + 5)
+    assert torch.equal(after.success.sum(1), torch.ones(4))
+    assert torch.equal(after.terminated, after.success)
+    assert torch.equal((after.reward == 1).sum(1), torch.full((4,), 6))
+    end = once.physics[torch.arange(4), once.length - 1]
+    for env, over in ((brief, True), (long, False)):
+        env.restore(end, once.obs.task)
+        assert torch.equal(env.physics, end)
+        env.step(np.zeros((4, 6), np.float32))
+        assert torch.equal(env.physics, end) == over
+
+
 def test_the_time_limit_truncates():
     env = envs.make("Reach", 2, cameras=(), threads=1)
     raw, _ = env.reset(seed=0)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from worldlab import workbench
+from worldlab.conditions import Conditions
+from worldlab.errors import UsageError
 from worldlab.eval.compare import compare
 from worldlab.eval.rates import mean_interval, permutation_interval, permutation_p
 from worldlab.eval.success import Episode, SuccessResult
@@ -269,3 +271,21 @@ def test_returns_are_told_where_neither_a_policy_nor_its_controls_succeed(tmp_pa
     beside = workbench.evaluate("random", "worldlab/Lift-v0", 1, device="cpu")
     assert alone.line.startswith("mean return ")
     assert beside.line.startswith("0/1 = 0%")  # the expert lifts the cube, so success tells
+
+
+def test_an_evaluation_says_for_how_long_success_had_to_hold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    at_once, held = (
+        workbench.evaluate("expert", "worldlab/Reach-v0", 1, controls=False, conditions=Conditions(hold=hold))
+        for hold in (0, 4)
+    )
+    assert (at_once.values["hold"], held.values["hold"]) == (0, 4)
+    assert held.line.endswith("hold4_seed0")
+    waited = held.values["median_time_to_success"] - at_once.values["median_time_to_success"]
+    assert waited == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize(("env", "hold"), [("worldlab/Reach-v0", -1), ("CartPole-v1", 3)])
+def test_success_that_cannot_be_made_to_hold_is_refused(env, hold):
+    with pytest.raises(UsageError, match="hold"):
+        Conditions(hold=hold).world(env, 1, 64)

@@ -43,6 +43,7 @@ def make(
     meshes: bool = False,
     variation: Mapping[str, float] | None = None,
     repeat: int = 1,
+    hold: int = 0,
 ) -> MujocoVectorEnv | Lockstep:
     """Make n environments in lockstep.
 
@@ -55,15 +56,19 @@ def make(
         meshes: draw the SO-101's real parts (needs so101-nexus, and a GPU to be quick).
         variation: severity from 0 (nominal) to 1 by the names in `variations.names()`, drawn anew each episode.
         repeat: control steps for which an action is held; the simulated SO-101 takes one at every step.
+        hold: control steps for which the task must stay achieved before that is success and ends the episode; only of
+            the simulated SO-101.
 
     Raises:
-        UsageError: an id, camera or variation that does not exist, or a `repeat` that is not possible.
+        UsageError: an id, camera or variation that does not exist, or a `repeat` or `hold` that is not possible.
     """
     shape = (size, size) if isinstance(size, int) else size
     chosen = _named(id)
     if chosen is None:
         if variation:
             raise UsageError(f"variations are of worldlab's own environments; '{id}' has none.")
+        if hold:
+            raise UsageError(f"only worldlab's own environments have success that must hold; '{id}' has not.")
         if id.startswith("dm_control/"):
             from worldlab.envs import suite
 
@@ -79,6 +84,8 @@ def make(
         if camera not in ("front", "wrist"):
             raise unknown("camera", camera, ("front", "wrist"))
     variations.check(variation or {})
+    if hold < 0:
+        raise UsageError(f"success must hold for no less than 0 steps; got {hold}.")
     return MujocoVectorEnv(
         TASKS[chosen],
         n,
@@ -87,6 +94,7 @@ def make(
         threads=threads,
         meshes=meshes,
         variation=variation or {},
+        hold=hold,
     )
 
 

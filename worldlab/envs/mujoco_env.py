@@ -59,7 +59,8 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
 
     Observations are joint positions "state" (n, 6) in radians and "images.<camera>" (n, h, w, 3); actions (n, 6) are
     joint targets in radians, ten a second. `info` holds "task", "success" and "privileged" (see `contract`). An
-    environment that has terminated (success) or been truncated (time limit) stands still until the next reset.
+    environment that has terminated (success) or been truncated (time limit) stands still until the next reset. With
+    `hold`, success is what has been achieved for so many control steps more; how long, `restore` does not know.
     """
 
     def __init__(
@@ -72,8 +73,9 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         threads: int,
         meshes: bool,
         variation: Mapping[str, float],
+        hold: int = 0,
     ) -> None:
-        self.objective, self._threads, self._size = task, threads, size
+        self.objective, self._threads, self._size, self._hold = task, threads, size, hold
         self.num_envs = n
         self.model = Scene(task.zone, meshes).compile()
         self.contract = contract(task, size, cameras)
@@ -95,6 +97,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         self._task = ("",) * n
         self._images = {name: np.zeros((n, *size, 3), np.uint8) for name in images}
         self._gripper = np.zeros((n, 3))
+        self._stood = np.zeros(n, int)  # control steps at whose end each was achieved, without a break
         self._pixels = np.zeros((n, len(COLOURS) + self.objective.zone, 2))
 
     @property
@@ -108,6 +111,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         self._task = task
         self._set_models([int(seed) for seed in self._batch.bind("userdata")[:, _SEED]])
         self._look(range(self.num_envs))
+        self._stood[:] = self.objective.success(self.situation)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
@@ -117,6 +121,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         seeds = [first + i for i in range(self.num_envs)]
         starts = [self.objective.start(np.random.default_rng(seeding.key(s, 0))) for s in seeds]
         self._task = tuple(start.instruction for start in starts)
+        self._stood[:] = 0
         self._set_models(seeds)
         for i, start in enumerate(starts):
             self._begin(i, start, seeds[i])
@@ -137,6 +142,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
             self._batch.step(ids=moving, nstep=round(1 / FPS / self.model.opt.timestep))
             self._batch.bind("userdata")[moving, _STEP] += 1
             self._look(moving)
+            self._stood[moving] = np.where(self.objective.success(self.situation)[moving], self._stood[moving] + 1, 0)
         terminated, truncated = self._ended()
         observation, info = self.observe()
         return observation, self.objective.reward(self.situation), terminated, truncated, info
@@ -147,7 +153,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         images = {name: image.copy() for name, image in self._images.items()}
         info: dict[str, object] = {
             "task": self._task,
-            "success": self.objective.success(situation),
+            "success": self._success,
             "privileged": self._privileged(situation),
         }
         return {"state": _snap(situation.joints).astype(np.float32), **images}, info
@@ -190,8 +196,11 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         return tuple(self._draw(self._load(i), "front", _PICTURE).copy() for i in range(self.num_envs))
 
     def _ended(self) -> tuple[Bool[Mask, " n"], Bool[Mask, " n"]]:
-        success = self.objective.success(self.situation)
-        return success, ~success & (self.steps >= self.objective.limit)
+        return self._success, ~self._success & (self.steps >= self.objective.limit)
+
+    @property
+    def _success(self) -> Bool[Mask, " n"]:
+        return self._stood > self._hold
 
     def _set_models(self, seeds: list[int]) -> None:
         if self._variation:

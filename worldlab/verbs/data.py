@@ -29,6 +29,8 @@ class Collect(Verb):
     """Disturb the expert in bursts, 0 and up (1 is rough); its clean action is stored as the label to imitate."""
     keep_failures: bool = False
     """Keep the expert's failed episodes too."""
+    hold: int = 0
+    """Control steps for which the task must stay achieved: policies learn to leave alone what is done."""
     size: int = 64
     """Height and width of the camera images in pixels."""
     n: int = 32
@@ -47,6 +49,7 @@ class Collect(Verb):
             policy=self.policy,
             noise=self.noise,
             keep_failures=self.keep_failures,
+            hold=self.hold,
             size=self.size,
             n=self.n,
             device=self.device,

@@ -8,6 +8,7 @@ import tyro
 from tyro.conf import Positional
 
 from worldlab.changes import Changes
+from worldlab.conditions import Conditions
 from worldlab.errors import UsageError
 from worldlab.trunk import Trunk
 from worldlab.verbs.verb import Verb
@@ -110,8 +111,8 @@ class Eval(Verb):
     """Environments in lockstep; the result does not depend on it."""
     controls: bool = True
     """Also evaluate the expert, random actions, blank images and wrong instructions."""
-    variation: tuple[str, ...] = ()
-    """Departures from the training world, NAME=SEVERITY. `worldlab list variations` shows them."""
+    conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
+    """The world that it is judged in."""
     execute: int | None = None
     """Actions executed before looking again; None leaves it to the policy."""
     ensemble: float | None = None
@@ -135,7 +136,7 @@ class Eval(Verb):
             self.episodes,
             n=self.n,
             controls=self.controls,
-            variation=self.variation,
+            conditions=self.conditions,
             execution=execution,
             seed=self.seed,
             device=self.device,
