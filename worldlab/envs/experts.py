@@ -38,6 +38,7 @@ _HELD = 0.13  # the gripper angle below which the jaws touch the cube between th
 _TOUCH = -0.0085 + HALF  # a cube's centre along the gripper's x axis when it touches the fixed jaw, metres
 _FIST = -0.006  # the middle of the closed jaws along the same axis, metres
 _CLEAR = 0.004  # gap to leave between cube and fixed jaw on the way down, metres
+_MIDDLE = 0.012  # how near the middle of the zone a cube has arrived, metres
 _QUARTER = np.pi / 2
 
 _BURST, _OFTEN = 3, 1 / 3  # length of a burst of noise in steps, and how many of the bursts are on
@@ -128,22 +129,25 @@ def stack(s: Situation) -> Float[Array, "n 6"]:
     risen = np.clip((a[:, 2] - b[:, 2] - HALF) / HALF, 0, 1)[:, None]
     height = b[:, 2] + 2 * HALF + np.clip(4 * (aside - 0.004), 0, 0.03)
     placing = carry(s, over(a[:, :2] + risen * (b - a)[:, :2], height))
-    placed = (aside < 0.008) & (np.abs(a[:, 2] - b[:, 2] - 2 * HALF) < 0.003)
-    return np.where(placed[:, None], leave(s), np.where(held(s)[:, None], placing, grasp(s)))
+    grasped = held(s)
+    # Where it is let go is chosen well; where it then lies is good enough if it lies on the other.
+    placed = (aside < np.where(grasped, 0.008, HALF)) & (np.abs(a[:, 2] - b[:, 2] - 2 * HALF) < 0.003)
+    return np.where(placed[:, None], leave(s), np.where(grasped[:, None], placing, grasp(s)))
 
 
 def leave(s: Situation) -> Float[Array, "n 6"]:
-    """Open the jaws without moving the arm, then go up, the fixed jaw off the cube."""
+    """Open the jaws without moving the arm, then go up, the fixed jaw off the cube, slowly while the cube is near."""
     cube = s.first
     forward, _, up = in_hand(s, cube).T
-    away = arm.inverse(over(cube, cube[:, 2] - up + 0.08), arm.facing(s.joints), _TOUCH + np.maximum(forward, _CLEAR))
+    higher = np.minimum(s.gripper[:, 2] + np.clip(0.02 - up, 0.02, 0.08), cube[:, 2] + 0.08)
+    away = arm.inverse(over(cube, higher), arm.facing(s.joints), _TOUCH + np.maximum(forward, _CLEAR))
     still = s.joints[:, :5]
-    opened = np.clip((s.joints[:, 5:] - 0.25) / 0.1, 0, 1)
+    opened = np.clip((s.joints[:, 5:] - 0.3) / 0.1, 0, 1)
     return stride(s, still + opened * (away - still), np.full(len(cube), OPEN))
 
 
 def push(s: Situation) -> Float[Array, "n 6"]:
-    """Behind the cube as seen from the zone, down, and forward with the jaws closed."""
+    """Behind the cube as seen from the zone, down, forward with the jaws closed; up from a cube that has arrived."""
     assert s.zone is not None
     cube = s.first
     way = s.zone[:, :2] - cube[:, :2]
@@ -159,7 +163,10 @@ def push(s: Situation) -> Float[Array, "n 6"]:
     # Slowly, or the cube flies: the servos cross any stride in a tenth of a second.
     behind = -0.042 + down * (0.042 + along + 0.022)
     heading = turn(s, np.arctan2(ahead[:, 1], ahead[:, 0]) + _QUARTER, np.pi)
-    joints = arm.inverse(over(cube[:, :2] + behind[:, None] * ahead, height), heading, _FIST)
+    pushing = arm.inverse(over(cube[:, :2] + behind[:, None] * ahead, height), heading, _FIST)
+    away = arm.inverse(over(fist, np.minimum(s.gripper[:, 2] + 0.03, 0.1)), facing, _FIST)
+    arrived = np.linalg.norm(way, axis=-1) < _MIDDLE
+    joints = np.where(arrived[:, None], away, pushing)
     return stride(s, joints, np.full(len(cube), CLOSED))
 
 
