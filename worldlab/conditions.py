@@ -7,6 +7,7 @@ from worldlab.errors import UsageError
 
 if TYPE_CHECKING:
     from worldlab.protocols import Environment
+    from worldlab.runs import Json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,10 @@ class Conditions:
         from worldlab import envs
 
         return envs.make(env, n=n, size=size, variation=self._severities(), hold=self.hold)
+
+    def to_json(self) -> "dict[str, Json]":
+        """Both, by name."""
+        return {"variation": list(self.variation), "hold": self.hold}
 
     def describe(self) -> list[str]:
         """Names for a folder of results; none under the nominal conditions."""

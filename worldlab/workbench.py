@@ -243,8 +243,7 @@ def evaluate(
         **result.to_json(),
         "run": name,
         "env": env,
-        "variation": to_json(conditions.variation),
-        "hold": conditions.hold,
+        **conditions.to_json(),
         "execution": to_json(way),
     }
     others = judge_controls(policy, world, episodes, seed) if controls else {}
@@ -259,19 +258,28 @@ def evaluate(
 
 
 def compare(
-    a: str, b: str, env: str, episodes: int = 100, *, n: int = 50, seed: int = 0, device: Device = "auto"
+    a: str,
+    b: str,
+    env: str,
+    episodes: int = 100,
+    *,
+    n: int = 50,
+    conditions: Conditions | None = None,
+    seed: int = 0,
+    device: Device = "auto",
 ) -> Outcome:
     """Two policies on the same seeds; see `worldlab compare --help`."""
     _positive(episodes, n)
     env = envs.full_id(env)
-    worlds = [envs.make(env, n=players.together(name, n, episodes), size=players.picture(name)) for name in (a, b)]
+    conditions = conditions or Conditions()
+    worlds = [conditions.world(env, players.together(name, n, episodes), players.picture(name)) for name in (a, b)]
     results = [
         judge(meet(name, world, device), world, episodes, seed, name)
         for name, world in zip((a, b), worlds, strict=True)
     ]
     by = "success" if _defines_success(env) else "return"
     comparison = evaluation.compare(results[0], results[1], (a, b), by)
-    return Outcome(comparison.verdict, {**comparison.to_json(), "env": env})
+    return Outcome(comparison.verdict, {**comparison.to_json(), "env": env, **conditions.to_json()})
 
 
 def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:

@@ -157,12 +157,17 @@ class Compare(Verb):
     """Episode i starts from seed + i, for both."""
     n: int = 50
     """Environments in lockstep."""
+    conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
+    """The world that both are judged in."""
 
     @override
     def run(self) -> "Outcome":
         from worldlab.workbench import compare
 
-        return compare(self.a, self.b, self.env, self.episodes, n=self.n, seed=self.seed, device=self.device)
+        conditions, seed, device = self.conditions, self.seed, self.device
+        return compare(
+            self.a, self.b, self.env, self.episodes, n=self.n, conditions=conditions, seed=seed, device=device
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
