@@ -68,7 +68,7 @@ def make(
         if variation:
             raise UsageError(f"variations are of worldlab's own environments; '{id}' has none.")
         if hold:
-            raise UsageError(f"only worldlab's own environments have success that must hold; '{id}' has not.")
+            raise UsageError(f"only worldlab's own environments can ask success to hold; '{id}' cannot.")
         if id.startswith("dm_control/"):
             from worldlab.envs import suite
 
