@@ -26,6 +26,8 @@ REACH, PUSH = "worldlab/Reach-v0", "worldlab/Push-v0"
 HEADS = ("flow", "tokens")
 EPISODES = 100
 """Of every success rate."""
+HOLD = 10
+"""Control steps for which success must hold, in demonstrations as in evaluations: a second."""
 
 
 class _Stages:
@@ -59,7 +61,7 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
     stages = _Stages(found.seconds)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         with stages.stage("Collect demonstrations of the expert"):
-            reach = workbench.collect(Recipe(env=REACH, noise=1.0), 2000, out / "reach.zarr", seed=seed)
+            reach = workbench.collect(Recipe(env=REACH, noise=1.0, hold=HOLD), 2000, out / "reach.zarr", seed=seed)
             found.demonstrations = dict(reach.values)
         with stages.stage("Train two policies side by side: flow matching and action tokens"):
             jobs = {name: pool.submit(_train, name, out, 4 * minutes, seed, device) for name in HEADS}
@@ -97,7 +99,7 @@ def _judge(
     name: str, control: str | None, out: Path, seed: int, device: Device
 ) -> tuple[evaluation.SuccessResult, list[Shot]]:
     """One row of the table of success rates, and episodes to show: at most two of either outcome."""
-    world = envs.make(REACH, n=50)
+    world = envs.make(REACH, n=50, hold=HOLD)
     policy = workbench.meet(str(out / name) if name in HEADS else name, world, device)
     policy, judged = evaluation.controls(policy, world)[control] if control else (policy, world)
     shots: list[Shot] = []

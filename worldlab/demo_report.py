@@ -57,9 +57,10 @@ and words. A world model dreamt what other actions would have led to, and the si
 LeRobot's own programs ran the result."""
 
 _BARS = """\
-Closed loop, on seeds that training never saw; every bar on the same seeds, with Wilson's 95 % interval. With blank
-images the policy cannot see; with the wrong instruction it is told another cube's colour and judged by the right
-one. Both must fall far if it looks and listens."""
+Closed loop, on seeds that training never saw; every bar on the same seeds, with Wilson's 95 % interval. Whoever stays
+where it was told to go for a second succeeds; passing through does not count. With blank images the policy cannot see;
+with the wrong instruction it is told another cube's colour and judged by the right one. Both must fall far if it looks
+and listens."""
 
 _BUDGET = """\
 Both policies had the same data, backbone and minutes. Seconds: median time to success. Jerkiness: mean absolute second
@@ -115,7 +116,7 @@ def _policies(found: Findings) -> list[Section]:
         Bar(_LABELS[name], result.successes, result.n, roles.get(name, "control"))  # pyright: ignore[reportArgumentType]
         for name, result in found.policies.items()
     )
-    command = "worldlab eval RUN/flow --env worldlab/Reach-v0 --episodes 100"
+    command = "worldlab eval RUN/flow --env worldlab/Reach-v0 --episodes 100 --hold 10"
     sections: list[Section] = [
         SuccessBars(
             "Does it reach the cube it is told to reach?",
