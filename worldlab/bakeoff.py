@@ -210,7 +210,7 @@ def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes
     held = config.split(len(store))[1]
     windows = datasets.Windows(store, length=contest.chunk, batch=_WINDOWS, observed=1, episodes=held)[0]
     error = action_error(policy, windows, *labels(windows, contest.chunk, expert_columns(store.spec)))
-    latency = median_latency_ms(policy, windows, clock=CLOCKS[_clock(device)])
+    latency = median_latency_ms(policy, windows, clock=CLOCKS[config.fit.clock])
     before = _counts(policy)
     result = workbench.judge(policy, world, contest.episodes, 0, f"{name}, seed {seed}")
     written = {key: value - before[key] for key, value in _counts(policy).items()}

@@ -15,7 +15,7 @@ from worldlab import datasets, dynamics, envs, lerobot_programs, workbench
 from worldlab import eval as evaluation
 from worldlab.changes import Changes
 from worldlab.collection import Recipe
-from worldlab.demo_report import HORIZON, Findings, Shot, write
+from worldlab.demo_report import HOLD, HORIZON, Findings, Shot, write
 from worldlab.eval.counterfactual import CounterfactualResult
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import Device, pick_device
@@ -26,8 +26,6 @@ REACH, PUSH = "worldlab/Reach-v0", "worldlab/Push-v0"
 HEADS = ("flow", "tokens")
 EPISODES = 100
 """Of every success rate."""
-HOLD = 10
-"""Control steps for which success must hold, in demonstrations as in evaluations: a second."""
 
 
 class _Stages:

@@ -56,6 +56,9 @@ A simulated SO-101 arm showed how it is done. Two policies with one backbone and
 and words. A world model dreamt what other actions would have led to, and the simulator said what they really did.
 LeRobot's own programs ran the result."""
 
+HOLD = 10
+"""Control steps for which success must hold, in demonstrations as in evaluations: a second."""
+
 _BARS = """\
 Closed loop, on seeds that training never saw; every bar on the same seeds, with Wilson's 95 % interval. Whoever stays
 where it was told to go for a second succeeds; passing through does not count. With blank images the policy cannot see;
@@ -63,16 +66,16 @@ with the wrong instruction it is told another cube's colour and judged by the ri
 and listens."""
 
 _BUDGET = """\
-Both policies had the same data, backbone and minutes. Seconds: median time to success. Jerkiness: mean absolute second
-difference of the joint targets, rad. Ms: wall time of one chunk for one episode on this machine. Steps: of training,
+Both policies had the same data, backbone and minutes. Seconds: median time until success had held. Jerkiness: mean
+absolute second difference of the joint targets, rad. Ms: wall time of one chunk for one episode on this machine. Steps: of training,
 32 observations each. Training used a grounding loss whose labels (the pixel of the named cube) only a simulator has;
 acting uses images, joint positions and words alone."""
 
 _DREAMS = "The model predicts the simulator's state, labels that only a simulator has, and draws the picture from it."
 
 _PROGRAMS = """\
-The flow policy was exported to a LeRobot directory. lerobot-eval ran it on the simulated task, and lerobot-rollout
-ran it for {seconds:g} s on the simulated SO-101 behind LeRobot's Robot class, in LeRobot's own control loop.
+The flow policy was exported to a LeRobot directory. lerobot-eval ran it on the simulated task, where success counts at
+once, and lerobot-rollout ran it for {seconds:g} s on the simulated SO-101 behind LeRobot's Robot class, in LeRobot's own control loop.
 {episodes} demonstrations ({frames} frames) were exported as a LeRobot dataset."""
 
 _LABELS = {
@@ -116,7 +119,7 @@ def _policies(found: Findings) -> list[Section]:
         Bar(_LABELS[name], result.successes, result.n, roles.get(name, "control"))  # pyright: ignore[reportArgumentType]
         for name, result in found.policies.items()
     )
-    command = "worldlab eval RUN/flow --env worldlab/Reach-v0 --episodes 100 --hold 10"
+    command = f"worldlab eval RUN/flow --env worldlab/Reach-v0 --episodes 100 --hold {HOLD}"
     sections: list[Section] = [
         SuccessBars(
             "Does it reach the cube it is told to reach?",

@@ -69,13 +69,7 @@ def make(
             raise UsageError(f"variations are of worldlab's own environments; '{id}' has none.")
         if hold:
             raise UsageError(f"only worldlab's own environments can ask success to hold; '{id}' cannot.")
-        if id.startswith("dm_control/"):
-            from worldlab.envs import suite
-
-            return suite.make(id, n, shape, repeat)
-        from worldlab.envs import gymnasium_env
-
-        return gymnasium_env.make(id, n, shape, repeat)
+        return _of_others(id, n, shape, repeat)
     if repeat != 1:
         raise UsageError(f"'{id}' takes an action at every control step; repeat={repeat} is for others' environments.")
     if shape is None:
@@ -96,6 +90,17 @@ def make(
         variation=variation or {},
         hold=hold,
     )
+
+
+def _of_others(name: str, n: int, shape: tuple[int, int] | None, repeat: int) -> Lockstep:
+    """Environments of dm_control or Gymnasium, which are imported for them alone."""
+    if name.startswith("dm_control/"):
+        from worldlab.envs import suite
+
+        return suite.make(name, n, shape, repeat)
+    from worldlab.envs import gymnasium_env
+
+    return gymnasium_env.make(name, n, shape, repeat)
 
 
 def _named(name: str) -> str | None:
