@@ -67,16 +67,16 @@ and listens."""
 
 _BUDGET = """\
 Both policies had the same data, backbone and minutes. Seconds: median time until success had held. Jerkiness: mean
-absolute second difference of the joint targets, rad. Ms: wall time of one chunk for one episode on this machine. Steps: of training,
-32 observations each. Training used a grounding loss whose labels (the pixel of the named cube) only a simulator has;
-acting uses images, joint positions and words alone."""
+absolute second difference of the joint targets, rad. Ms: wall time of one chunk for one episode on this machine. Steps:
+of training, 32 observations each. Training used a grounding loss whose labels (the pixel of the named cube) only a
+simulator has; acting uses images, joint positions and words alone."""
 
 _DREAMS = "The model predicts the simulator's state, labels that only a simulator has, and draws the picture from it."
 
 _PROGRAMS = """\
 The flow policy was exported to a LeRobot directory. lerobot-eval ran it on the simulated task, where success counts at
-once, and lerobot-rollout ran it for {seconds:g} s on the simulated SO-101 behind LeRobot's Robot class, in LeRobot's own control loop.
-{episodes} demonstrations ({frames} frames) were exported as a LeRobot dataset."""
+once, and lerobot-rollout ran it for {seconds:g} s on the simulated SO-101 behind LeRobot's Robot class, in
+LeRobot's own control loop. {episodes} demonstrations ({frames} frames) were exported as a LeRobot dataset."""
 
 _LABELS = {
     "flow": "flow matching",
