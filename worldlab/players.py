@@ -22,6 +22,7 @@ RECORDED = "recorded:"
 PICTURE = (64, 64)
 """What is looked at by a policy that does not say."""
 LEAN = "lean:"
+COMPILED = "compiled:"
 LEROBOT = "lerobot:"
 SIMULATOR = "simulator"
 """Named in place of a run, a planner dreams in the simulator itself."""
@@ -40,7 +41,8 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
             integrals, and "plan.zone:RUN" for the hand-written cost of pushing the target object into the zone; with
             "simulator" for RUN, what the simulator says of the future takes the place of what a model does.
             "recorded:STORE" does again what was done in the episodes of a store, from the same starts. "lean:RUN" is
-            the policy of a run in bf16 on a CPU (`worldlab.policies.lean`).
+            the policy of a run in bf16 on a CPU (`worldlab.policies.lean`), "compiled:RUN" that through PyTorch's
+            compiler, which takes half a minute first.
         env: whose expert, whose action range or whose privileged state is needed.
         device: where networks compute.
 
@@ -49,11 +51,13 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
     """
     if name.startswith(RECORDED):
         return Recorded(datasets.EpisodeStore(name.removeprefix(RECORDED)))
-    if name.startswith(LEAN):
+    if name.startswith((LEAN, COMPILED)):
         from worldlab import policies
+        from worldlab.policies.compiled import compiled
         from worldlab.policies.lean import lean
 
-        return lean(policies.load_vla(name.removeprefix(LEAN)).to(device))
+        way, _, run = name.partition(":")
+        return {LEAN: lean, COMPILED: compiled}[f"{way}:"](policies.load_vla(run).to(device))
     kind, _, run = name.partition(":")
     first, *options = kind.split(".")
     if first != PLAN or not run:
@@ -97,8 +101,9 @@ def run_of(name: str) -> tuple[Path, str]:
     if name.startswith(RECORDED):
         store = Path(name.removeprefix(RECORDED))
         return store.parent, f"recorded.{store.stem}"
-    if name.startswith(LEAN):
-        return Path(name.removeprefix(LEAN)), "lean"
+    if name.startswith((LEAN, COMPILED)):
+        way, _, run = name.partition(":")
+        return Path(run), way
     kind, _, run = name.partition(":")
     planned = kind.split(".")[0] == PLAN and run
     return (Path(run), kind) if planned else (Path(name.removeprefix(LEROBOT)), "")

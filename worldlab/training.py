@@ -9,8 +9,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from worldlab import compiling
 from worldlab.errors import UsageError
 from worldlab.protocols import Batches, Trainable
 from worldlab.runs import Run, write_tensors
@@ -157,21 +158,6 @@ def _optimizer(model: nn.Module, config: FitConfig) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas, fused=True)
 
 
-@contextmanager
-def _compiler(works: bool) -> Generator[None]:
-    """What PyTorch compiles here, if it does; what it cannot is said in one sentence."""
-    if not works:
-        yield
-        return
-    from torch._dynamo.exc import TorchDynamoException  # takes a second
-
-    try:
-        yield
-    except TorchDynamoException as error:
-        reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
-        raise UsageError(f"PyTorch cannot compile this model here ({reason}); train without --compile.") from error
-
-
 class _Speed(ProgressColumn):
     """Training samples per second of wall time."""
 
@@ -208,7 +194,7 @@ class _Fitting:
             shard_as_one(sharding)
         loss = _Loss(model, config.precision)
         if config.compile:
-            loss.compile(dynamic=False)
+            loss.compile(dynamic=False, options=compiling.options(self.accelerator.device))
         self.wrapped, self.optimizer = self.accelerator.prepare(loss, _optimizer(model, config))
         self.average = _Average(model, config.ema) if config.ema is not None else None
         self.checkpoint = run.path / "checkpoint" / "state.safetensors"
@@ -240,7 +226,7 @@ class _Fitting:
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(self.progress)
         batch = batches[self.step * machine.num_processes + machine.process_index].to(machine.device)
-        with _compiler(config.compile):
+        with compiling.in_one_sentence("train without --compile") if config.compile else nullcontext():
             loss, metrics = self.wrapped(batch)
             machine.backward(loss)
         norm = machine.clip_grad_norm_(self.model.parameters(), config.clip)

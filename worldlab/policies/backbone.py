@@ -177,10 +177,21 @@ class Backbone(nn.Module):
         valid = torch.cat([spoken.new_ones(len(ids), start), spoken], 1)
         mask = additive(valid[:, None].expand(-1, valid.shape[1], -1))
         cache = DynamicCache()
-        hidden = languages.read(self.language, tokens, mask, positions(valid), cache, seen.cross)
+        hidden = self.read(tokens, mask, positions(valid), cache, seen.cross)
         features = hidden[:, self.fusion.place] if self.fusion.place is not None else seen.features
         assert features is not None
         return Prefix(cache, valid, hidden[:, start : start + words], spoken[:, :words], features, seen.cross)
+
+    def read(
+        self,
+        tokens: Float[Tensor, "b n d"],
+        mask: Float[Tensor, "b 1 n n"],
+        place: Int[Tensor, "b n"],
+        cache: DynamicCache,
+        cross: Float[Tensor, "b c e"] | None,
+    ) -> Float[Tensor, "b n d"]:
+        """What the language model makes of a prefix, as `languages.read`."""
+        return languages.read(self.language, tokens, mask, place, cache, cross)
 
     def extend(
         self,

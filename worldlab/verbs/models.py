@@ -101,8 +101,8 @@ class Eval(Verb):
     """Success rate of a policy on unseen seeds, with its interval and its controls."""
 
     policy: Positional[str]
-    """A run folder, expert, random, lerobot:DIR, recorded:STORE, lean:RUN (bf16), or plan:RUN to plan with a world
-    model (plan.mppi:, plan.zone:) or with the simulator (plan:simulator)."""
+    """A run folder, expert, random, lerobot:DIR, recorded:STORE, lean:RUN (bf16), compiled:RUN (that, compiled), or
+    plan:RUN to plan with a world model (plan.mppi:, plan.zone:) or with the simulator (plan:simulator)."""
     env: str
     """Environment id."""
     episodes: int = 100

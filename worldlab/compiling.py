@@ -1,0 +1,32 @@
+"""What PyTorch's compiler is asked for here, and what is said when it cannot do it."""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+
+import torch
+
+from worldlab.errors import UsageError
+
+
+def options(device: torch.device) -> dict[str, str | int | bool | Callable[..., object]]:
+    """For Inductor: on a CPU its kernels are called from C++, since small models spend much of a step in Python."""
+    return {"cpp_wrapper": True} if device.type == "cpu" else {}
+
+
+@contextmanager
+def in_one_sentence(otherwise: str) -> Generator[None]:
+    """What PyTorch cannot compile ends in a sentence.
+
+    Args:
+        otherwise: what to do instead.
+
+    Raises:
+        UsageError: it does not compile, or there is no compiler.
+    """
+    from torch._dynamo.exc import TorchDynamoException  # takes a second
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(getattr(error, "inner_exception", error)).strip().partition("\n")[0]
+        raise UsageError(f"PyTorch cannot compile this model here ({reason}); {otherwise}.") from error

@@ -1,0 +1,48 @@
+"""A lean policy whose tensors run through kernels that PyTorch's compiler (Inductor) writes for it.
+
+What is compiled has the same shapes at every look: what the trunk makes of images and instruction, and a step of the
+action expert. What a token head says one after the other is left as it is.
+"""
+
+import torch
+from torch import nn
+
+from worldlab import compiling
+from worldlab.policies.action_expert import ActionExpert
+from worldlab.policies.lean import lean
+from worldlab.policies.vla import VLA
+from worldlab.trajectory import Observation
+
+
+def compiled(policy: VLA, dtype: torch.dtype = torch.bfloat16) -> VLA:
+    """A copy that acts faster than a lean one, compiled before this returns: half a minute, and a C++ compiler.
+
+    Args:
+        policy: stays as it is.
+        dtype: of the matrix products, as for `lean`.
+
+    Raises:
+        UsageError: PyTorch cannot compile it here.
+    """
+    fast = lean(policy, dtype)
+    device = fast.scale_state.mean.device
+    parts: list[tuple[nn.Module, str]] = [(fast.backbone.fusion, "forward"), (fast.backbone, "read")]
+    for expert in (m for m in fast.head.modules() if isinstance(m, ActionExpert)):
+        parts += [(expert, "read"), (expert, "predict")]
+    for owner, part in parts:
+        quick = torch.compile(getattr(owner, part), dynamic=False, options=compiling.options(device))
+        setattr(owner, part, quick)
+    from torch._inductor import config  # takes a second
+
+    # Weights that do not change are laid out once as the products want them.
+    with compiling.in_one_sentence("act with lean:RUN"), config.patch(freezing=True):
+        fast.reset([0])
+        fast.plan(_nothing(fast, device))
+    fast.reset([])
+    return fast
+
+
+def _nothing(policy: VLA, device: torch.device) -> Observation:
+    """Black images and an arm at zero."""
+    black = {name: torch.zeros(1, *size, 3, dtype=torch.uint8) for name, size in policy.spec.cameras.items()}
+    return Observation(black, torch.zeros(1, len(policy.spec.state)), ("",)).to(device)
