@@ -2,10 +2,11 @@
 
 The sizes and batches are those at which `reference/world_models.md` measured dreamerv3-torch: 8 windows of 32 rows of
 64 x 64 pixels at 3 M parameters, and 16 of 64 rows of proprioception. A step is forward, backward, clipping
-and AdamW; every row's frame is drawn, as the peers do. A behaviour step dreams 15 steps, from every row as
-the peers do and from 256 of them as our presets do, and then trains actor and critic (0.2 and 0.3 M). Run it with
-`OMP_NUM_THREADS=1 python -m benchmarks.bench_world_models`; the table goes to stderr, JSON to stdout. sheeprl's
-DreamerV3 follows at the same sizes, if `python -m benchmarks.peers` has installed it.
+and AdamW, in bf16 once more as `worldlab train --compile` has it; every row's frame is drawn, as the peers do. A
+behaviour step dreams 15 steps, from every row as the peers do and from 256 of them as our presets do, and then trains
+actor and critic (0.2 and 0.3 M). Run it with `OMP_NUM_THREADS=1 python -m benchmarks.bench_world_models`; the table
+goes to stderr, JSON to stdout. sheeprl's DreamerV3 follows at the same sizes, if `python -m benchmarks.peers` has
+installed it.
 """
 
 import json
@@ -19,7 +20,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import peers
-from worldlab import dynamics
+from worldlab import compiling, dynamics
 from worldlab.normalize import Moments, Statistics
 from worldlab.trajectory import Observation, Spec, Trajectory
 
@@ -178,7 +179,11 @@ def main() -> None:
         for half in (False, True):
             name = f"step, {label}, {millions:.1f} M, {'bf16' if half else 'fp32'}"
             step = step_of(model, data, half)
-            results[name] = say(name, cpu_seconds(step), flops_of(step), batch * length, "rows", tops)
+            work = flops_of(step)
+            results[name] = say(name, cpu_seconds(step), work, batch * length, "rows", tops)
+        compiling.compile_parts(model.compiles, torch.device("cpu"))
+        name = f"step, {label}, {millions:.1f} M, compiled, bf16"
+        results[name] = say(name, cpu_seconds(step_of(model, data, half=True)), work, batch * length, "rows", tops)
     for starts in (1024, 256):
         for half in (False, True):
             name = f"behaviour, small, from {starts}, {'bf16' if half else 'fp32'}"

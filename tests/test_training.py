@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partialmethod
 
 import pytest
 import torch
@@ -98,8 +97,14 @@ def test_one_process_trains_in_one_precision_after_another(tmp_path):
     torch.testing.assert_close(rough, fine, atol=0.05, rtol=0)
 
 
+def by_the_tracer_alone(monkeypatch, backend):
+    """What is traced goes to `backend` instead of Inductor."""
+    compile_ = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda of, **_: compile_(of, backend=backend, dynamic=False))
+
+
 def test_what_pytorch_traces_learns_the_same(tmp_path, monkeypatch):
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="eager"))
+    by_the_tracer_alone(monkeypatch, "eager")
     plain, traced = (train(tmp_path / str(how), compile=how) for how in (False, True))
     torch.testing.assert_close(traced, plain)
 
@@ -108,7 +113,7 @@ def test_what_cannot_be_compiled_is_refused_in_a_sentence(tmp_path, monkeypatch)
     def fail(graph, inputs):
         raise RuntimeError("no compiler here")
 
-    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend=fail))
+    by_the_tracer_alone(monkeypatch, fail)
     with pytest.raises(UsageError, match=r"no compiler here.*--compile"):
         train(tmp_path / "run", compile=True)
 

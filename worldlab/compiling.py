@@ -1,9 +1,10 @@
 """What PyTorch's compiler is asked for here, and what is said when it cannot do it."""
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 
 import torch
+from torch import nn
 
 from worldlab.errors import UsageError
 
@@ -11,6 +12,12 @@ from worldlab.errors import UsageError
 def options(device: torch.device) -> dict[str, str | int | bool | Callable[..., object]]:
     """For Inductor: on a CPU its kernels are called from C++, since small models spend much of a step in Python."""
     return {"cpp_wrapper": True} if device.type == "cpu" else {}
+
+
+def compile_parts(parts: Iterable[tuple[nn.Module, str]], device: torch.device) -> None:
+    """Put what PyTorch compiles of methods in their places: (module, name of the method), for one shape each."""
+    for owner, name in parts:
+        setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, options=options(device)))
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldlab.trajectory import Observation, Spec, Trajectory
 
@@ -137,6 +137,16 @@ class Trainable(Protocol):
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The scalar to minimise and what to log, for a batch with leading axes (b, t)."""
+        ...
+
+
+@runtime_checkable
+class Compilable(Protocol):
+    """A model that says what of it is worth compiling for training (`--compile`); of others `loss` is."""
+
+    @property
+    def compiles(self) -> Sequence[tuple[nn.Module, str]]:
+        """Methods: (module, name)."""
         ...
 
 

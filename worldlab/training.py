@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from worldlab import compiling
 from worldlab.errors import UsageError
-from worldlab.protocols import Batches, Trainable
+from worldlab.protocols import Batches, Compilable, Trainable
 from worldlab.runs import Run, write_tensors
 from worldlab.seeding import key
 from worldlab.sharding import part, shard_as_one, whole
@@ -192,9 +192,10 @@ class _Fitting:
             )
         if (sharding := getattr(self.accelerator.state, "fsdp_plugin", None)) is not None:
             shard_as_one(sharding)
-        loss = _Loss(model, config.precision)
         if config.compile:
-            loss.compile(dynamic=False, options=compiling.options(self.accelerator.device))
+            parts = model.compiles if isinstance(model, Compilable) else ((model, "loss"),)
+            compiling.compile_parts(parts, self.accelerator.device)
+        loss = _Loss(model, config.precision)
         self.wrapped, self.optimizer = self.accelerator.prepare(loss, _optimizer(model, config))
         self.average = _Average(model, config.ema) if config.ema is not None else None
         self.checkpoint = run.path / "checkpoint" / "state.safetensors"

@@ -100,7 +100,8 @@ def lambda_returns(
         discount: of what follows each step; 0 where the episode ends with it.
         trace: λ.
     """
-    last, returns = value[:, -1], list[Tensor]()
+    last = value[:, -1]
+    returns: list[Tensor] = []
     for r, v, d in zip(reward.unbind(1)[::-1], value.unbind(1)[:0:-1], discount.unbind(1)[::-1], strict=True):
         last = r + d * torch.lerp(v, last, trace)
         returns.append(last)

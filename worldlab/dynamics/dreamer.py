@@ -70,6 +70,11 @@ class Dreamer(nn.Module):
 
     # Training
 
+    @property
+    def compiles(self) -> list[tuple[nn.Module, str]]:
+        """Those of the world model, and what actor and critic learn from dreams; dreaming itself gains nothing."""
+        return [*self.world.compiles, (self.behaviour, "losses")]
+
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """World model, actor and critic, whose gradients do not meet: beliefs are given to the latter two without.
 

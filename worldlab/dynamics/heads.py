@@ -65,12 +65,25 @@ def precision(like: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
 
 
+class LayerNorm(nn.LayerNorm):
+    """PyTorch's, whose mean and scale Inductor too keeps in the precision of the weights.
+
+    Of bf16 inputs it would round them to bf16 (and write C++ that does not compile of several norms, PyTorch 2.11).
+    """
+
+    def forward(self, input: Float[Tensor, "*b n"]) -> Float[Tensor, "*b n"]:  # noqa: A002 - as PyTorch calls it
+        """In the precision of the inputs."""
+        if torch.compiler.is_compiling():
+            return super().forward(input.to(self.weight.dtype)).to(input.dtype)
+        return super().forward(input)
+
+
 def layer(inputs: int, outputs: int) -> nn.Sequential:
     """Linear, normalised, SiLU. LayerNorm, which is one kernel on a CPU where RMSNorm is five.
 
     Without the bias, the norm would hide how large a few inputs are together.
     """
-    return nn.Sequential(nn.Linear(inputs, outputs), nn.LayerNorm(outputs), nn.SiLU())
+    return nn.Sequential(nn.Linear(inputs, outputs), LayerNorm(outputs), nn.SiLU())
 
 
 def mlp(inputs: int, width: int, depth: int, outputs: int, *, silent: bool = False) -> nn.Sequential:

@@ -76,7 +76,8 @@ class Proprioception(nn.Module):
         self, state: Float[Tensor, "n k s"], action: Float[Tensor, "n h a"], context: Float[Tensor, "n h c"]
     ) -> Float[Tensor, "n h"]:
         """Squared errors of the state as it moves by itself from the first row of each window on (Huber's)."""
-        now, errors = state[:, 0], list[Tensor]()
+        now = state[:, 0]
+        errors: list[Tensor] = []
         for i in range(action.shape[1]):
             now = self(now, action[:, i], context[:, i])
             off = self.steps(state[:, i + 1], now)

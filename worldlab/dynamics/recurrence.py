@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from worldlab.dynamics import unroll
 from worldlab.dynamics.heads import layer, mlp
 from worldlab.dynamics.latents import mixed
 
@@ -99,6 +100,8 @@ class Recurrence(nn.Module):
             # From the start, latents are decided enough to tell what is seen apart: random codes, but codes.
             self.posterior_net.weight.mul_(SHARP)
         self.correction = nn.Linear(hidden, 2 * deter) if correct else None
+        # What `unroll` does at every row, there and back, which may be replaced by what a compiler makes of it.
+        self.step, self.retreat = unroll.step, unroll.retreat
 
     def push(self, inputs: Float[Tensor, "*b u"]) -> Float[Tensor, "*b n"]:
         """What was done, as `advance` takes it."""

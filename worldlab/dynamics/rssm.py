@@ -249,6 +249,15 @@ class RSSM(nn.Module):
 
     # Training
 
+    @property
+    def compiles(self) -> list[tuple[nn.Module, str]]:
+        """A step of the recurrence there and one back; the rest, unless windows are dreamt on from.
+
+        Steps of such dreams would be compiled one by one, for many minutes.
+        """
+        steps: list[tuple[nn.Module, str]] = [(self.core, "step"), (self.core, "retreat")]
+        return steps if self.config.dream else [*steps, (self, "losses")]
+
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The sum of `losses`.
 
@@ -341,7 +350,8 @@ class RSSM(nn.Module):
         pushed, posterior = windows_of(filtered.pushed, horizon), windows_of(filtered.posterior.detach(), horizon)
         deter, stoch, _, slots = beliefs[:, 0].split(self.parts, -1)
         noise = self.noise(len(deter) * horizon).unflatten(0, (horizon, len(deter)))
-        deters, stochs, priors = [deter], [stoch], list[Tensor]()
+        deters, stochs = [deter], [stoch]
+        priors: list[Tensor] = []
         for i in range(horizon):
             deter = self.core.advance(deter, stoch, pushed[:, i + 1])
             prior = self.core.prior(deter)

@@ -3,12 +3,13 @@
 Step by step (`Recurrence.advance`, `Recurrence.see`), autograd makes a node of every operation and a gradient of every
 weight at every step; with the small batches of a recurrent model that is most of the cost on a CPU. Here the way back
 through time carries the gradients of states only; that of a weight is one matrix product over all steps, after it.
+A step there and a step back are pure functions of tensors, so that PyTorch can compile either once for all steps.
 tests/dynamics/test_unroll.py holds values and gradients against the modules'.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,7 +21,7 @@ from worldlab.dynamics.heads import precision
 from worldlab.dynamics.latents import UNIMIX, mixed, sample
 
 if TYPE_CHECKING:
-    from worldlab.dynamics.recurrence import Recurrence
+    from worldlab.dynamics.recurrence import Recurrence, Size
 
 _aten = torch.ops.aten
 
@@ -39,7 +40,7 @@ class Unrolled:
     """These probabilities."""
 
 
-def unroll(
+def _unrolled(
     core: "Recurrence",
     pushed: Float[Tensor, "b t n"],
     looks: Float[Tensor, "b t n"],
@@ -55,6 +56,10 @@ def unroll(
     """
     loop = _Loop(core, keep=torch.is_grad_enabled())
     return Unrolled(*_Unroll.apply(loop, pushed, looks, noise, *loop.parameters))
+
+
+# Compilers of what is around it would repeat the loop for every row.
+unroll: Callable[["Recurrence", Tensor, Tensor, Tensor | None], Unrolled] = torch.compiler.disable()(_unrolled)
 
 
 class _Unroll(torch.autograd.Function):
@@ -75,71 +80,211 @@ class _Unroll(torch.autograd.Function):
         return None, pushed, looks, None, *weights
 
 
-class _Linear:
-    """A linear layer, or one of blocks, that remembers what went through."""
+class _Linear(NamedTuple):
+    """A linear layer, or one of blocks."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, dtype: torch.dtype, *, keep: bool) -> None:
-        self.parameters = (weight,) if bias is None else (weight, bias)
-        self.keep, self.block = keep, weight.ndim == 3
-        # Once, where autocast would do it at every step. Blocks are (inputs, outputs) already.
-        self.weight = weight.detach().to(dtype)
-        self.weight = self.weight if self.block else self.weight.T
-        self.bias = None if bias is None else bias.detach().to(dtype)
-        self.inputs: list[Tensor] = []
-        self.gradients: list[Tensor] = []
+    weight: Tensor
+    """(inputs, outputs), or (blocks, inputs, outputs)."""
+    bias: Tensor | None
 
-    def __call__(self, x: Tensor) -> Tensor:
-        if self.keep:
-            self.inputs.append(x)
+    def of(self, x: Tensor) -> Tensor:
         if self.bias is None:
             return x @ self.weight
-        return (torch.baddbmm if self.block else torch.addmm)(self.bias, x, self.weight)
+        return (torch.baddbmm if self.weight.ndim == 3 else torch.addmm)(self.bias, x, self.weight)
 
     def back(self, gradient: Tensor) -> Tensor:
         """Of the input, from that of the output."""
-        self.gradients.append(gradient)
         return gradient @ self.weight.mT
 
-    def learnt(self) -> Sequence[Tensor]:
-        """Of the parameters, over all steps."""
-        x, g = torch.cat(self.inputs, -2), torch.cat(self.gradients[::-1], -2)
-        weight = x.mT @ g if self.block else g.mT @ x
-        found = (weight,) if self.bias is None else (weight, g.sum(-2, keepdim=self.block))
-        return [x.to(p.dtype) for x, p in zip(found, self.parameters, strict=True)]
+    def learnt(self, inputs: Iterable[Tensor], gradients: Iterable[Tensor]) -> list[Tensor]:
+        """Of weight (as the module has it) and bias, over all steps."""
+        x, g, block = torch.cat([*inputs], -2), torch.cat([*gradients], -2), self.weight.ndim == 3
+        weight = x.mT @ g if block else g.mT @ x
+        return [weight] if self.bias is None else [weight, g.sum(-2, keepdim=block)]
 
 
-class _Norm:
+class _Normed(NamedTuple):
+    """What the way back through a norm needs."""
+
+    x: Tensor
+    mean: Tensor
+    scale: Tensor
+    y: Tensor
+
+
+class _Norm(NamedTuple):
     """Layer normalisation and SiLU."""
 
-    def __init__(self, norm: nn.LayerNorm, *, keep: bool) -> None:
-        self.parameters, self.keep, self.epsilon = (norm.weight, norm.bias), keep, norm.eps
-        self.weight, self.bias, self.shape = norm.weight.detach(), norm.bias.detach(), norm.normalized_shape
-        self.past: list[tuple[Tensor, ...]] = []
-        self.gradients: list[Tensor] = []
+    weight: Tensor
+    bias: Tensor
+    epsilon: float
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def of(self, x: Tensor) -> tuple[Tensor, _Normed]:
         # On a CPU its kernel takes inputs of half the precision of its weights; elsewhere autocast does it in fp32.
-        wide = x if x.device.type == "cpu" else x.to(self.weight.dtype)
-        y, mean, scale = torch.native_layer_norm(wide, self.shape, self.weight, self.bias, self.epsilon)
-        if self.keep:
-            self.past.append((wide, mean, scale, y))
-        return functional.silu(y).to(x.dtype)
+        # Inductor would round mean and scale to the precision of the inputs.
+        narrow = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        wide = x if narrow else x.to(self.weight.dtype)
+        y, mean, scale = torch.native_layer_norm(wide, self.weight.shape, self.weight, self.bias, self.epsilon)
+        return functional.silu(y).to(x.dtype), _Normed(wide, mean, scale, y)
 
-    def back(self, gradient: Tensor) -> Tensor:
-        """Of the input, from that of the output."""
-        x, mean, scale, y = self.past[-1 - len(self.gradients)]
-        of_y = _aten.silu_backward(gradient.to(y.dtype), y)
-        self.gradients.append(of_y)
-        wanted = [True, False, False]
-        found = _aten.native_layer_norm_backward(of_y, x, self.shape, mean, scale, self.weight, self.bias, wanted)
-        return found[0].to(gradient.dtype)
+    def back(self, gradient: Tensor, past: _Normed) -> tuple[Tensor, Tensor]:
+        """Of the input and of the normalised input, from that of the output."""
+        of_y = _aten.silu_backward(gradient.to(past.y.dtype), past.y)
+        of_x, _, _ = _aten.native_layer_norm_backward(of_y, *self._known(past), [True, False, False])
+        return of_x.to(gradient.dtype), of_y
 
-    def learnt(self) -> Sequence[Tensor]:
-        """Of the parameters, over all steps."""
-        x, mean, scale, _ = (torch.cat(column) for column in zip(*self.past, strict=True))
-        gradient, wanted = torch.cat(self.gradients[::-1]), [False, True, True]
-        found = _aten.native_layer_norm_backward(gradient, x, self.shape, mean, scale, self.weight, self.bias, wanted)
-        return [g.to(p.dtype) for g, p in zip(found[1:], self.parameters, strict=True)]
+    def learnt(self, past: Iterable[_Normed], of_y: Iterable[Tensor]) -> list[Tensor]:
+        """Of weight and bias, over all steps."""
+        known = self._known(_Normed(*(torch.cat(column) for column in zip(*past, strict=True))))
+        _, *learnt = _aten.native_layer_norm_backward(torch.cat([*of_y]), *known, [False, True, True])
+        return learnt
+
+    def _known(self, past: _Normed) -> tuple[object, ...]:
+        return past.x, self.weight.shape, past.mean, past.scale, self.weight, self.bias
+
+
+class _Layers(NamedTuple):
+    """Of a `Recurrence`, in the precision that they are multiplied in."""
+
+    from_deter: _Linear
+    deter_norm: _Norm
+    from_stoch: _Linear
+    stoch_norm: _Norm
+    mix: _Linear
+    within: _Linear
+    norm: _Norm
+    gates: _Linear
+    see_deter: _Linear
+    see_norm: _Norm
+    posterior: _Linear
+    correction: _Linear | None
+
+
+class _State(NamedTuple):
+    """What a step hands to the next."""
+
+    deter: Tensor
+    low: Tensor
+    """The same in the precision of the layers."""
+    stoch: Tensor
+
+
+class _Kept(NamedTuple):
+    """What the way back through a step needs."""
+
+    before: _State
+    deter_norm: _Normed
+    stoch_norm: _Normed
+    parts: Tensor
+    norm: _Normed
+    x: Tensor
+    reset: Tensor
+    candidate: Tensor
+    fresh: Tensor
+    update: Tensor
+    low: Tensor
+    see_norm: _Normed
+    seen: Tensor
+    sharp: Tensor
+    expected: Tensor
+    correction: tuple[Tensor, Tensor] | None
+
+
+class _Gradients(NamedTuple):
+    """Of what each layer gave at a step; of what norms normalised."""
+
+    from_deter: Tensor
+    deter_norm: Tensor
+    from_stoch: Tensor
+    stoch_norm: Tensor
+    mix: Tensor
+    norm: Tensor
+    gates: Tensor
+    see_deter: Tensor
+    see_norm: Tensor
+    posterior: Tensor
+    correction: Tensor | None
+
+
+def step(
+    layers: _Layers, size: "Size", state: _State, pushed: Tensor, look: Tensor, noise: Tensor | None
+) -> tuple[_State, tuple[Tensor, Tensor], _Kept]:
+    """`Recurrence.advance` and `Recurrence.see`: the next state, the expected one and the posterior, what to keep."""
+    of_deter, deter_norm = layers.deter_norm.of(layers.from_deter.of(state.low))
+    of_stoch, stoch_norm = layers.stoch_norm.of(layers.from_stoch.of(state.stoch))
+    parts = torch.cat([of_deter, of_stoch, pushed], -1)
+    within = _flat(layers.within.of(_blocks(state.low, size.blocks)))
+    x, norm = layers.norm.of(layers.mix.of(parts) + within)
+    reset, candidate, update = layers.gates.of(_blocks(x, size.blocks)).chunk(3, -1)
+    reset, update = reset.sigmoid(), update.sigmoid().to(state.deter.dtype)
+    fresh = torch.tanh(reset * candidate).to(state.deter.dtype)
+    expected = _flat(torch.lerp(_blocks(state.deter, size.blocks), fresh, update))
+    low = expected.to(state.low.dtype)
+    seen, see_norm = layers.see_norm.of(layers.see_deter.of(low) + look)
+    deter, after, correction = expected, low, None
+    if layers.correction is not None:
+        into, share = layers.correction.of(seen).to(expected.dtype).chunk(2, -1)
+        correction = into.tanh(), share.sigmoid()
+        deter = torch.lerp(expected, *correction)
+        after = deter.to(low.dtype)
+    sharp, posterior = mixed(layers.posterior.of(seen), size.stoch, size.classes)
+    stoch = sample(posterior, noise).to(low.dtype)
+    gates = reset, candidate, fresh, update
+    kept = _Kept(
+        state, deter_norm, stoch_norm, parts, norm, x, *gates, low, see_norm, seen, sharp, expected, correction
+    )
+    return _State(deter, after, stoch), (expected, posterior), kept
+
+
+def retreat(
+    layers: _Layers, size: "Size", kept: _Kept, of_next: tuple[Tensor, Tensor], wanted: tuple[Tensor, ...]
+) -> tuple[tuple[Tensor, Tensor], _Gradients]:
+    """Back through `step`: gradients of the state and the latents before it, and of what its layers gave.
+
+    `of_next` are those of state and latents after it, as far as later steps want them; `wanted` those of its row of
+    `Unrolled`'s parts.
+    """
+    expected, deter, stoch, posterior = wanted
+    low_type = kept.low.dtype
+    of_deter = of_next[0] + deter
+    # Latents are straight through: what is wanted of them is wanted of their probabilities.
+    of_p = (of_next[1] + stoch).unflatten(-1, (size.stoch, size.classes)) + posterior
+    of_logits = _aten._softmax_backward_data((1 - UNIMIX) * of_p, kept.sharp, -1, kept.sharp.dtype)  # noqa: SLF001
+    of_logits = of_logits.flatten(-2).to(low_type)
+    of_seen, of_correction = layers.posterior.back(of_logits), None
+    if layers.correction is not None and kept.correction is not None:
+        into, share = kept.correction
+        parts = of_deter * share * (1 - into.square()), of_deter * (into - kept.expected) * share * (1 - share)
+        of_correction = torch.cat(parts, -1).to(low_type)
+        of_seen = of_seen + layers.correction.back(of_correction)
+        of_deter = of_deter * (1 - share)
+    of_look, see_norm = layers.see_norm.back(of_seen, kept.see_norm)
+    of_new = _blocks(of_deter + expected + layers.see_deter.back(of_look), size.blocks)
+    old, fresh, update = _blocks(kept.before.deter, size.blocks), kept.fresh, kept.update
+    of_product = (of_new * update * (1 - fresh.square())).to(low_type)
+    of_update = (of_new * (fresh - old) * update * (1 - update)).to(low_type)
+    of_reset = _aten.sigmoid_backward(of_product * kept.candidate, kept.reset)
+    of_gates = torch.cat([of_reset, of_product * kept.reset, of_update], -1)
+    of_x, norm = layers.norm.back(_flat(layers.gates.back(of_gates)), kept.norm)
+    from_deter, from_stoch, _ = layers.mix.back(of_x).chunk(3, -1)
+    from_deter, deter_norm = layers.deter_norm.back(from_deter, kept.deter_norm)
+    from_stoch, stoch_norm = layers.stoch_norm.back(from_stoch, kept.stoch_norm)
+    of_low = _flat(layers.within.back(_blocks(of_x, size.blocks))) + layers.from_deter.back(from_deter)
+    of_old = _flat(of_new * (1 - update)) + of_low
+    gradients = _Gradients(
+        from_deter,
+        deter_norm,
+        from_stoch,
+        stoch_norm,
+        of_x,
+        norm,
+        of_gates,
+        of_look,
+        see_norm,
+        of_logits,
+        of_correction,
+    )
+    return (of_old, layers.from_stoch.back(from_stoch).to(of_old.dtype)), gradients
 
 
 class _Loop:
@@ -147,126 +292,87 @@ class _Loop:
 
     def __init__(self, core: "Recurrence", *, keep: bool) -> None:
         self.dtype = precision(core.mix.weight)
-        self.size, self.keep, self.latents = core.size, keep, (core.size.stoch, core.size.classes)
+        self.size, self.keep = core.size, keep
+        names = ("from_deter", "from_stoch")
+        (from_deter, deter_norm), (from_stoch, stoch_norm) = (getattr(core, name)[:2] for name in names)
+        before = [from_deter, deter_norm, from_stoch, stoch_norm]
+        after = [core.mix, core.within, core.norm, core.gates, core.see_deter, core.see_norm, core.posterior_net]
+        self._modules: list[nn.Module | None] = [*before, *after, core.correction]
+        self.parameters = [
+            p for module in self._modules if module is not None for p in module.parameters(recurse=False)
+        ]
+        self.layers = _Layers(*map(self._layer, self._modules))  # pyright: ignore[reportArgumentType]
+        self.past: list[_Kept] = []
+        self._step, self._retreat = core.step, core.retreat
 
-        def linear(layer: nn.Module) -> _Linear:
-            assert isinstance(layer.weight, Tensor)
-            assert layer.bias is None or isinstance(layer.bias, Tensor)
-            return _Linear(layer.weight, layer.bias, self.dtype, keep=keep)
-
-        def norm(layer: nn.Module) -> _Norm:
-            assert isinstance(layer, nn.LayerNorm)
-            return _Norm(layer, keep=keep)
-
-        self.from_deter, self.deter_norm = linear(core.from_deter[0]), norm(core.from_deter[1])
-        self.from_stoch, self.stoch_norm = linear(core.from_stoch[0]), norm(core.from_stoch[1])
-        self.mix, self.within = linear(core.mix), linear(core.within)
-        self.norm, self.gates = norm(core.norm), linear(core.gates)
-        self.see_deter, self.see_norm = linear(core.see_deter), norm(core.see_norm)
-        self.posterior = linear(core.posterior_net)
-        self.correction = None if core.correction is None else linear(core.correction)
-        self.past: list[tuple[Tensor, ...]] = []
-
-    @property
-    def layers(self) -> list[_Linear | _Norm]:
-        """All that learns."""
-        before = [self.from_deter, self.deter_norm, self.from_stoch, self.stoch_norm]
-        within = [self.mix, self.within, self.norm, self.gates]
-        after = [self.see_deter, self.see_norm, self.posterior]
-        return [*before, *within, *after, *(() if self.correction is None else (self.correction,))]
-
-    @property
-    def parameters(self) -> list[Tensor]:
-        """Of all layers."""
-        return [p for layer in self.layers for p in layer.parameters]
+    def _layer(self, module: nn.Module | None) -> _Linear | _Norm | None:
+        """Cast once, where autocast would do it at every step. Blocks are (inputs, outputs) already."""
+        if module is None:
+            return None
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        if isinstance(module, nn.LayerNorm):
+            assert isinstance(bias, Tensor)
+            return _Norm(weight.detach(), bias.detach(), module.eps)
+        cast = weight.detach().to(self.dtype)
+        bias = bias.detach().to(self.dtype) if isinstance(bias, Tensor) else None
+        return _Linear(cast if cast.ndim == 3 else cast.T, bias)
 
     def forward(self, pushed: Tensor, looks: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """`Unrolled`'s parts."""
         n, rows = pushed.shape[:2]
-        wide = self.norm.weight.dtype
+        wide, size = self.layers.norm.weight.dtype, self.size
         pushed, looks = pushed.to(self.dtype), looks.to(self.dtype)
-        deter = pushed.new_zeros(n, self.size.deter, dtype=wide)
-        low, stoch = deter.to(self.dtype), pushed.new_zeros(n, self.latents[0] * self.latents[1])
+        deter = pushed.new_zeros(n, size.deter, dtype=wide)
+        state = _State(deter, deter.to(self.dtype), pushed.new_zeros(n, size.stoch * size.classes))
         steps: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         for i in range(rows):
-            expected, gates = self._advance(deter, low, stoch, pushed[:, i])
-            low = expected.to(self.dtype)
-            seen = self.see_norm(self.see_deter(low) + looks[:, i])
-            deter, corrected = self._correct(expected, seen)
-            if self.correction is not None:
-                low = deter.to(self.dtype)
-            sharp, posterior = mixed(self.posterior(seen), *self.latents)
-            stoch = sample(posterior, None if noise is None else noise[:, i]).to(self.dtype)
-            steps.append((expected, deter, stoch, posterior))
+            drawn = None if noise is None else noise[:, i]
+            state, (expected, posterior), kept = self._step(self.layers, size, state, pushed[:, i], looks[:, i], drawn)
+            steps.append((expected, state.deter, state.stoch, posterior))
             if self.keep:
-                self.past.append((*gates, *corrected, sharp))
+                self.past.append(kept)
         expected, deter, stoch, posterior = (torch.stack(column, 1) for column in zip(*steps, strict=True))
         return expected, deter, stoch.to(wide), posterior
-
-    def _advance(self, deter: Tensor, low: Tensor, stoch: Tensor, pushed: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """`Recurrence.advance`, and what its way back needs; `low` is the state in the precision of the layers."""
-        parts = [self.deter_norm(self.from_deter(low)), self.stoch_norm(self.from_stoch(stoch)), pushed]
-        x = self.norm(self.mix(torch.cat(parts, -1)) + _flat(self.within(self._blocks(low))))
-        reset, candidate, update = self.gates(self._blocks(x)).chunk(3, -1)
-        reset, update = reset.sigmoid(), update.sigmoid().to(deter.dtype)
-        fresh = torch.tanh(reset * candidate).to(deter.dtype)
-        old = self._blocks(deter)
-        return _flat(torch.lerp(old, fresh, update)), (reset, candidate, fresh, update, old)
-
-    def _correct(self, deter: Tensor, seen: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """The other half of `Recurrence.see`."""
-        if self.correction is None:
-            return deter, ()
-        candidate, update = self.correction(seen).to(deter.dtype).chunk(2, -1)
-        candidate, update = candidate.tanh(), update.sigmoid()
-        return torch.lerp(deter, candidate, update), (candidate, update, deter)
 
     def backward(
         self, expected: Tensor, deter: Tensor, stoch: Tensor, posterior: Tensor
     ) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Gradients of what was done, of what was seen and of the parameters, from those of `Unrolled`'s parts."""
-        for layer in self.layers:
-            layer.gradients.clear()  # a retained graph may be gone through again
-        of_deter, of_stoch = torch.zeros_like(deter[:, 0]), torch.zeros_like(stoch[:, 0])
-        pushed, looks = list[Tensor](), list[Tensor]()
+        of_next = torch.zeros_like(deter[:, 0]), torch.zeros_like(stoch[:, 0])
+        found: list[_Gradients] = []
         for i in reversed(range(len(self.past))):
-            *gates, sharp = self.past[i]
-            of_deter = of_deter + deter[:, i]
-            # Latents are straight through: what is wanted of them is wanted of their probabilities.
-            wanted = (of_stoch + stoch[:, i]).unflatten(-1, self.latents) + posterior[:, i]
-            of_logits = _aten._softmax_backward_data((1 - UNIMIX) * wanted, sharp, -1, sharp.dtype)  # noqa: SLF001
-            of_seen = self.posterior.back(of_logits.flatten(-2).to(self.dtype))
-            if self.correction is not None:
-                candidate, update, before = gates[5:]
-                into = [
-                    of_deter * update * (1 - candidate.square()),
-                    of_deter * (candidate - before) * update * (1 - update),
-                ]
-                of_seen = of_seen + self.correction.back(torch.cat(into, -1).to(self.dtype))
-                of_deter = of_deter * (1 - update)
-            looks.append(self.see_norm.back(of_seen))
-            of_deter = of_deter + expected[:, i] + self.see_deter.back(looks[-1])
-            of_deter, of_stoch, of_pushed = self._retreat(of_deter, gates)
-            pushed.append(of_pushed)
-        learnt = [g for layer in self.layers for g in layer.learnt()]
-        return torch.stack(pushed[::-1], 1), torch.stack(looks[::-1], 1), learnt
+            wanted = expected[:, i], deter[:, i], stoch[:, i], posterior[:, i]
+            of_next, gradients = self._retreat(self.layers, self.size, self.past[i], of_next, wanted)
+            found.append(gradients)
+        found.reverse()
+        of_parts = torch.stack([g.mix for g in found], 1) @ self.layers.mix.weight.mT
+        pushed = of_parts.chunk(3, -1)[2]
+        learnt = [g.to(p.dtype) for g, p in zip(self._learnt(found), self.parameters, strict=True)]
+        return pushed, torch.stack([g.see_deter for g in found], 1), learnt
 
-    def _retreat(self, of_new: Tensor, gates: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Through `_advance` backwards: gradients of the state, the latents and what was done before."""
-        reset, candidate, fresh, update, old = gates[:5]
-        of_new = self._blocks(of_new)
-        of_product = (of_new * update * (1 - fresh.square())).to(self.dtype)
-        of_update = (of_new * (fresh - old) * update * (1 - update)).to(self.dtype)
-        of_reset = _aten.sigmoid_backward(of_product * candidate, reset)
-        of_x = self.norm.back(_flat(self.gates.back(torch.cat([of_reset, of_product * reset, of_update], -1))))
-        of_low = _flat(self.within.back(self._blocks(of_x)))
-        of_deter, of_stoch, of_pushed = self.mix.back(of_x).chunk(3, -1)
-        of_low = of_low + self.from_deter.back(self.deter_norm.back(of_deter))
-        of_old = _flat(of_new * (1 - update)) + of_low
-        return of_old, self.from_stoch.back(self.stoch_norm.back(of_stoch)).to(of_old.dtype), of_pushed
+    def _learnt(self, found: Sequence[_Gradients]) -> list[Tensor]:
+        """Gradients of the parameters, over all steps."""
+        layers, past, g = self.layers, self.past, _Gradients(*zip(*found, strict=True))  # pyright: ignore[reportArgumentType]
+        size = self.size.blocks
+        learnt = layers.from_deter.learnt((k.before.low for k in past), g.from_deter)
+        learnt += layers.deter_norm.learnt((k.deter_norm for k in past), g.deter_norm)
+        learnt += layers.from_stoch.learnt((k.before.stoch for k in past), g.from_stoch)
+        learnt += layers.stoch_norm.learnt((k.stoch_norm for k in past), g.stoch_norm)
+        learnt += layers.mix.learnt((k.parts for k in past), g.mix)
+        learnt += layers.within.learnt((_blocks(k.before.low, size) for k in past), (_blocks(x, size) for x in g.mix))
+        learnt += layers.norm.learnt((k.norm for k in past), g.norm)
+        learnt += layers.gates.learnt((_blocks(k.x, size) for k in past), g.gates)
+        learnt += layers.see_deter.learnt((k.low for k in past), g.see_deter)
+        learnt += layers.see_norm.learnt((k.see_norm for k in past), g.see_norm)
+        learnt += layers.posterior.learnt((k.seen for k in past), g.posterior)
+        if layers.correction is not None and g.correction is not None:
+            learnt += layers.correction.learnt((k.seen for k in past), g.correction)
+        return learnt
 
-    def _blocks(self, x: Float[Tensor, "b h"]) -> Float[Tensor, "g b o"]:
-        return x.unflatten(-1, (self.size.blocks, -1)).transpose(0, 1)
+
+def _blocks(x: Float[Tensor, "b h"], blocks: int) -> Float[Tensor, "g b o"]:
+    return x.unflatten(-1, (blocks, -1)).transpose(0, 1)
 
 
 def _flat(x: Float[Tensor, "g b o"]) -> Float[Tensor, "b h"]:

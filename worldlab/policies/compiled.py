@@ -29,9 +29,7 @@ def compiled(policy: VLA, dtype: torch.dtype = torch.bfloat16) -> VLA:
     parts: list[tuple[nn.Module, str]] = [(fast.backbone.fusion, "forward"), (fast.backbone, "read")]
     for expert in (m for m in fast.head.modules() if isinstance(m, ActionExpert)):
         parts += [(expert, "read"), (expert, "predict")]
-    for owner, part in parts:
-        quick = torch.compile(getattr(owner, part), dynamic=False, options=compiling.options(device))
-        setattr(owner, part, quick)
+    compiling.compile_parts(parts, device)
     from torch._inductor import config  # takes a second
 
     # Weights that do not change are laid out once as the products want them.
