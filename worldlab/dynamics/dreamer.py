@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from worldlab.dynamics.actor_critic import ActorCritic, ActorCriticConfig
+from worldlab.dynamics.filtered import some_of
 from worldlab.dynamics.planners import REACH
 from worldlab.dynamics.rssm import RSSM
 from worldlab.dynamics.rssm_config import RSSMConfig
@@ -84,8 +85,7 @@ class Dreamer(nn.Module):
         losses, filtered = self.world.losses(batch)
         total = torch.stack(list(losses.values())).sum()
         before = torch.cat([torch.zeros_like(batch.terminated[:, :1]), batch.terminated[:, :-1]], 1)
-        begins = torch.nonzero((batch.valid & ~before).flatten())[:, 0]
-        some = begins[torch.randperm(len(begins))[: self.config.behaviour.starts].to(begins.device)]
+        some = some_of((batch.valid & ~before).flatten(), self.config.behaviour.starts)
         with torch.no_grad():
             dream = self.behaviour.dream(self.world, filtered.belief.detach().flatten(0, 1)[some], self.action)
         learnt = self.behaviour.losses(dream)

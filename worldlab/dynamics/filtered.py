@@ -1,9 +1,10 @@
 """What a model makes of windows of episodes, and how errors over them are counted."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -43,3 +44,13 @@ def mean_of(error: Float[Tensor, "b t"], valid: Bool[Tensor, "b t"]) -> Float[Te
 def windows_of(x: Shaped[Tensor, "b t *d"], horizon: int) -> Shaped[Tensor, "n k *d"]:
     """Every run of horizon + 1 rows."""
     return x.unfold(1, horizon + 1, 1).movedim(-1, 2).flatten(0, 1)
+
+
+def _some_now(real: Bool[Tensor, " n"], count: int) -> Int[Tensor, " k"]:
+    """Where some of those are that are real, at random."""
+    at = torch.nonzero(real)[:, 0]
+    return at[torch.randperm(len(at))[:count].to(at.device)]
+
+
+# How many there are is not known to a compiler, and Inductor (PyTorch 2.11) fails where all are taken.
+some_of: Callable[[Tensor, int], Tensor] = torch.compiler.disable()(_some_now)

@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.encoder import FrameEncoder
-from worldlab.dynamics.filtered import Filtered, mean_of, windows_of
+from worldlab.dynamics.filtered import Filtered, mean_of, some_of, windows_of
 from worldlab.dynamics.heads import TwoHot, layer, mlp, precision, symexp, symlog
 from worldlab.dynamics.latents import divergence, sample
 from worldlab.dynamics.layout import Layout
@@ -251,12 +251,9 @@ class RSSM(nn.Module):
 
     @property
     def compiles(self) -> list[tuple[nn.Module, str]]:
-        """A step of the recurrence there and one back; the rest, unless windows are dreamt on from.
-
-        Steps of such dreams would be compiled one by one, for many minutes.
-        """
-        steps: list[tuple[nn.Module, str]] = [(self.core, "step"), (self.core, "retreat")]
-        return steps if self.config.dream else [*steps, (self, "losses")]
+        """A step of the recurrence there and one back; all else too, but for dreams, which take many minutes."""
+        parts: list[tuple[nn.Module, str]] = [(self.core, "step"), (self.core, "retreat"), (self, "losses")]
+        return parts[:2] if self.config.dream else parts
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The sum of `losses`.
@@ -384,8 +381,7 @@ class RSSM(nn.Module):
         self, batch: Trajectory, belief: Float[Tensor, "n d"], row: Int[Tensor, " n"]
     ) -> Float[Tensor, ""]:
         """The decoder's loss on some of the beliefs, each about a row of the flat batch."""
-        real = torch.nonzero(batch.valid.flatten()[row])[:, 0]
-        some = real[torch.randperm(len(real))[: self.config.frames].to(real.device)]
+        some = some_of(batch.valid.flatten()[row], self.config.frames)
         if len(some) == 0:
             return belief.new_zeros(())
         images = {name: image.flatten(0, 1)[row[some]] for name, image in batch.obs.images.items()}
