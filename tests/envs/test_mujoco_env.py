@@ -198,6 +198,16 @@ def test_the_single_environment_is_the_batch_of_one():
     assert told["task"] == told_["task"][0]
 
 
+def test_the_single_environment_too_can_ask_success_to_hold():
+    batch = envs.make("Reach", cameras=(), hold=5)
+    acted = rollout(batch.expert(), batch, seed=0)
+    single = gymnasium.make("worldlab/Reach-v0", cameras=(), hold=5)
+    single.reset(seed=0)
+    for action, terminated in zip(acted.action[0, :-1], acted.terminated[0, :-1], strict=True):
+        assert single.step(action.numpy())[2] == terminated
+    assert terminated
+
+
 def test_bad_requests_get_a_sentence():
     with pytest.raises(UsageError, match=r"'worldlab/Lfit-v0'\. Did you mean 'worldlab/Lift-v0'"):
         envs.make("worldlab/Lfit-v0")

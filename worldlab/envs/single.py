@@ -20,7 +20,7 @@ class SingleEnv(gymnasium.Env[dict[str, NDArray[np.generic]], NDArray[np.float32
     Args:
         task: "Reach", "Push", "Lift" or "Stack".
         render_mode: None, or "rgb_array" for pictures of 360 x 480 pixels.
-        size, cameras, meshes, variation: as in `worldlab.envs.make`.
+        size, cameras, meshes, variation, hold: as in `worldlab.envs.make`.
     """
 
     metadata: ClassVar[dict[str, object]] = {  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -37,10 +37,11 @@ class SingleEnv(gymnasium.Env[dict[str, NDArray[np.generic]], NDArray[np.float32
         cameras: tuple[str, ...] = ("front", "wrist"),
         meshes: bool = False,
         variation: Mapping[str, float] | None = None,
+        hold: int = 0,
     ) -> None:
         if render_mode not in (None, "rgb_array"):
             raise unknown("render mode", render_mode, ("rgb_array",))
-        batch = envs.make(task, size=size, cameras=cameras, threads=1, meshes=meshes, variation=variation)
+        batch = envs.make(task, size=size, cameras=cameras, threads=1, meshes=meshes, variation=variation, hold=hold)
         assert isinstance(batch, envs.MujocoVectorEnv)
         self.batch = batch
         self.render_mode = render_mode
