@@ -1,6 +1,6 @@
 """World-model step, behaviour step and latent imagination: CPU seconds of one thread, beside the machine's own peak.
 
-The sizes and batches are those at which `reference/world_models.md` measured dreamerv3-torch: 8 windows of 32 rows of
+The sizes and batches are those at which dreamerv3-torch was measured on another machine: 8 windows of 32 rows of
 64 x 64 pixels at 3 M parameters, and 16 of 64 rows of proprioception. A step is forward, backward, clipping
 and AdamW, in bf16 once more as `worldlab train --compile` has it; every row's frame is drawn, as the peers do. A
 behaviour step dreams 15 steps, from every row as the peers do and from 256 of them as our presets do, and then trains

@@ -24,7 +24,7 @@ class Collect(Verb):
     out: str
     """The store, for example data/reach.zarr or s3://bucket/reach.zarr."""
     policy: str = "expert"
-    """expert, random, a run folder, lerobot:DIR, or plan:RUN to plan with a world model."""
+    """expert, random, a run folder, or any other policy that `worldlab eval` takes."""
     noise: float = 0.0
     """Disturb the expert in bursts, 0 and up (1 is rough); its clean action is stored as the label to imitate."""
     keep_failures: bool = False

@@ -148,7 +148,7 @@ class Compare(Verb):
     """Two policies on the same seeds: a paired test and a verdict."""
 
     a: Positional[str]
-    """A run folder, expert, random, lerobot:DIR, or recorded:STORE."""
+    """A run folder, or any other policy that `worldlab eval` takes."""
     b: Positional[str]
     """The other one."""
     env: str
