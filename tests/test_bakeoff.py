@@ -3,8 +3,9 @@
 import json
 
 import pytest
+from policies.synthetic import make_spec
 
-from worldlab import bakeoff
+from worldlab import bakeoff, datasets
 from worldlab.bakeoff import Contest, Entry, table
 from worldlab.cli import main
 from worldlab.errors import UsageError
@@ -53,11 +54,16 @@ def test_what_is_unknown_is_named(change, sentence):
 
 
 def test_what_cannot_be_held_begins_no_folder(tmp_path):
+    others, own = tmp_path / "others.zarr", tmp_path / "own.zarr"
+    for path, env in ((others, "lerobot/so101"), (own, "worldlab/Reach-v0")):
+        datasets.EpisodeStore.create(str(path), make_spec(), {"env": env}).close()
     for change, sentence in (
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"episodes": 0}, "--episodes must be at least 1"),
         ({"steps": 0}, "above zero"),
         ({"data": str(tmp_path / "none.zarr")}, "no episode store"),
+        ({"data": str(others)}, "unknown environment 'lerobot/so101'"),
+        ({"data": str(own), "chunk": 1}, r"execute must be 1 to chunk \(1\)"),
     ):
         with pytest.raises(UsageError, match=sentence):
             bakeoff.bakeoff(Contest(**{**vars(CONTEST), **change}), tmp_path / "out")
@@ -112,3 +118,7 @@ def test_a_contest_is_held_and_goes_on(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*command, "--heads", "fast", "--chunk", "4"])
     assert "holds a contest with chunk 8, not 4" in capsys.readouterr().err
+    main(["collect", "worldlab/Reach-v0", "--episodes", "2", "--out", data, "--workers", "1", "--seed", "100"])
+    with pytest.raises(SystemExit):
+        main([*command, "--heads", "fast"])
+    assert "has grown" in capsys.readouterr().err

@@ -131,6 +131,29 @@ def test_resuming_another_run_is_refused(lab, capsys):
     assert "was trained as flow-reach" in sentence
 
 
+def test_a_run_is_resumed_with_the_options_it_was_begun_with(tmp_path, lab, capsys):
+    train = ["train", "flow-reach", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/run", "--steps", "1"]
+    main([*train, "--seed", "1"])
+    for options in ((), ("--seed", "1", "--batch", "8")):
+        assert "another seed or batch" in refused(capsys, *train, "--resume", *options)
+    assert "has finished" in refused(capsys, *train, "--resume", "--seed", "1")
+
+
+@pytest.mark.parametrize("option", ["--steps", "--minutes", "--batch", "--env-steps", "--ratio"])
+def test_nothing_is_trained_on_nothing(lab, tmp_path, capsys, option):
+    train = ["train", "flow-reach", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/run"]
+    if option in ("--env-steps", "--ratio"):
+        train = ["train", "dreamer-proprio", "--env", "dm_control/cartpole-swingup-v0", "--out", f"{tmp_path}/run"]
+    assert f"{option} must be above zero; got 0" in refused(capsys, *train, option, "0")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_training_leaves_no_folder(lab, tmp_path, capsys):
+    train = ["train", "dreamer-proprio", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/run"]
+    assert "needs a budget" in refused(capsys, *train)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_is_not_resumed_on_data_that_have_grown(tmp_path, capsys):
     data, out = str(tmp_path / "x.zarr"), str(tmp_path / "run")
     collect = f"collect worldlab/Reach-v0 --episodes 2 --n 2 --size 16 --workers 1 --out {data}".split()

@@ -7,6 +7,7 @@ import pytest
 import torch
 from conftest import COUNT_SPEC, CountEnv, Ones
 from contracts.test_world_models import statistics
+from policies.synthetic import HEADS, STATE_ONLY, make_policy
 
 from worldlab import datasets, dynamics, envs, players
 from worldlab.errors import UsageError
@@ -60,6 +61,14 @@ def test_results_are_kept_with_the_run():
     assert players.run_of("plan.mppi:runs/x") == (Path("runs/x"), "plan.mppi")
     assert players.run_of("lerobot:out") == (Path("out"), "")
     assert players.run_of("runs/x") == (Path("runs/x"), "")
+
+
+def test_who_looks_at_nothing_is_drawn_nothing(tmp_path):
+    policy = make_policy(STATE_ONLY)
+    run = Run.create(tmp_path / "blind", policy.describe())
+    assert players.picture(str(run.path)) is None
+    run = Run.create(tmp_path / "seeing", make_policy(HEADS["flow"]).describe())
+    assert players.picture(str(run.path)) == (32, 32)
 
 
 def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):

@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
@@ -22,7 +23,7 @@ from worldlab import datasets, envs, policies, workbench
 from worldlab.errors import UsageError, unknown
 from worldlab.eval.open_loop import action_error, median_latency_ms
 from worldlab.eval.rates import over_training_seeds
-from worldlab.policies.chunks import expert_columns, labels
+from worldlab.policies.chunks import check_execute, expert_columns, labels
 from worldlab.presets import HEADS, LOOKS, Look, TrainConfig, policy_recipe
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import CLOCKS, Clock, Device, pick_device
@@ -138,8 +139,12 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
     if (contest.steps or contest.minutes or 0) <= 0:
         raise UsageError("the budget of a contest must be above zero.")
     recipes = dict(contest.recipes())
-    datasets.EpisodeStore(contest.data)  # before a folder is begun with a store that is not there
-    _open(contest, out)
+    store = datasets.EpisodeStore(contest.data)
+    # Before a folder is begun: a contest whose contenders could not be judged would end after its first training.
+    envs.full_id(str(store.provenance.get("env")))
+    for recipe in recipes.values():
+        check_execute(getattr(recipe.model, "execute", 1), contest.chunk)
+    _open(contest, store, out)
     jobs = [(name, seed) for seed in range(contest.seeds) for name in recipes]
     entries: list[Entry] = []
     context = get_context("spawn")
@@ -152,6 +157,10 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
             for done, (job, (name, seed)) in enumerate(zip(running, jobs, strict=True), 1):
                 entries.append(job.result())
                 bar.at(done, f"{name}, seed {seed}: {entries[-1].successes}/{entries[-1].n}")
+        except BrokenProcessPool:
+            raise UsageError(
+                "a process of the contest died; what is finished is kept, so run the same command again."
+            ) from None
         finally:
             pool.shutdown(cancel_futures=True)  # or all others would train before anyone hears of a failure
     text = table(entries)
@@ -161,10 +170,11 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
     return Outcome(f"{text}\n{len(entries)} policies: {out / 'table.md'}", values)
 
 
-def _open(contest: Contest, out: Path) -> None:
+def _open(contest: Contest, store: datasets.EpisodeStore, out: Path) -> None:
     """Begin a contest, or go on with the same one (with more seeds, heads or fusions)."""
+    data = {"data_id": store.id, "data_episodes": len(store)}
     if not out.exists() or not any(out.iterdir()):
-        Run.create(out, {"kind": "bakeoff", **asdict(contest), "provenance": provenance(0)})
+        Run.create(out, {"kind": "bakeoff", **asdict(contest), **data, "provenance": provenance(0)})
         return
     before = Run.open(out).config
     fixed = {name: before.get(name) for name in ("task", "data", "steps", "minutes", "chunk", "episodes")}
@@ -174,6 +184,8 @@ def _open(contest: Contest, out: Path) -> None:
         raise UsageError(
             f"'{out}' holds a contest with {differs} {fixed[differs]}, not {now[differs]}; use another --out."
         )
+    if any(before.get(name, value) != value for name, value in data.items()):
+        raise UsageError(f"'{contest.data}' is another store by now, or has grown, since '{out}' was begun.")
 
 
 def _enter(contest: Contest, config: TrainConfig, name: str, seed: int, out: Path, device: Device) -> Entry:

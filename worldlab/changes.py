@@ -43,7 +43,7 @@ class Changes:
             UsageError: something is not above zero.
         """
         for name, value in vars(self).items():
-            if value not in (None, False) and value <= 0:
+            if value is not None and not isinstance(value, bool) and value <= 0:
                 raise UsageError(f"--{name.replace('_', '-')} must be above zero; got {value}.")
         fit, windows, online = replace(config.fit, seed=seed, compile=self.compile), config.windows, config.online
         if self.of_a_store:

@@ -32,7 +32,9 @@ def create_model(
         return dynamics.create(config.model, store.spec, statistics)
     examples = None
     if policies.needs_examples(config.model):
-        examples = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed)[0]
+        known, _ = config.split(len(store))
+        chunks = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed, episodes=known)
+        examples = chunks[0]
     return policies.create(config.model, store.spec, statistics, store.tasks, examples, ancestor)
 
 

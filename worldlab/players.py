@@ -118,11 +118,10 @@ def picture(name: str) -> tuple[int, int] | None:
         return PICTURE
     described = Run.open(run).config
     model, spec = described.get("model"), described.get("spec")
-    world = model.get("world") if isinstance(model, dict) else None
+    world = model.get("world", model) if isinstance(model, dict) else None
     if isinstance(world, dict) and world.get("sees") == "state":
         return None
-    cameras = TypeAdapter(Spec).validate_python(spec).cameras if spec is not None else {}
-    return next(iter(cameras.values()), PICTURE)
+    return PICTURE if spec is None else next(iter(TypeAdapter(Spec).validate_python(spec).cameras.values()), None)
 
 
 def together(name: str, n: int, episodes: int) -> int:

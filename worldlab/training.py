@@ -81,6 +81,13 @@ class FitConfig:
     seed: int = 0
     """Of everything random in training."""
 
+    def check(self) -> None:
+        """Raise `UsageError` where there is no budget, or none above zero."""
+        if self.steps is None and self.minutes is None:
+            raise UsageError("training needs a budget: give --steps or --minutes.")
+        if any(budget is not None and budget <= 0 for budget in (self.steps, self.minutes)):
+            raise UsageError(f"a budget must be above zero; got {self.steps} steps and {self.minutes} minutes.")
+
     def progress(self, step: int, seconds: float) -> float:
         """Fraction of the budget that is used up, at most 1."""
         used = [1.0] if self.steps is None and self.minutes is None else []
@@ -355,10 +362,7 @@ def fit(
         UsageError: no budget was given, the loss or the weights stopped being finite, the run that is to be resumed
             has finished, the device is not there, or PyTorch cannot compile what it is to compile.
     """
-    if config.steps is None and config.minutes is None:
-        raise UsageError("training needs a budget: give --steps or --minutes.")
-    if any(budget is not None and budget <= 0 for budget in (config.steps, config.minutes)):
-        raise UsageError(f"a budget must be above zero; got {config.steps} steps and {config.minutes} minutes.")
+    config.check()
     if resume and run.finished:
         raise UsageError(f"'{run.path}' has finished training; there is nothing to resume.")
     fitting = _Fitting(model, config, run, device)

@@ -22,6 +22,7 @@ from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.eval.rates import readable
 from worldlab.protocols import Environment, Policy
+from worldlab.resuming import begun
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
@@ -130,14 +131,10 @@ def train_recipe(
         "init": None if ancestor is None else ancestor.into(model),
         "provenance": provenance(seed),
     }
-    run = Run.open(out) if resume else create_run(out, about, device)
-    if resume and (run.config["preset"], run.config["data"]) != (name, str(data)):
-        raise UsageError(f"'{out}' was trained as {run.config['preset']} on {run.config['data']}; resume it as that.")
-    if resume and (run.config["data_id"], run.config["episodes"]) != (store.id, len(store)):
-        raise UsageError(f"'{data}' is another store by now, or has grown, since '{out}' was begun; train it anew.")
-    if resume and run.config["model"] != about["model"]:
-        raise UsageError(f"'{out}' was trained with another trunk; resume it with the options it was started with.")
+    # Whatever would be refused is, before there is a folder that the mended command would find occupied.
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
+    config.fit.check()
+    run = begun(out, about) if resume else create_run(out, about, device)
     fit(model, windows, config.fit, run, device=device, resume=resume, show=show)
     last = run.read_log()[-2:]
     loss = last[0].get("loss")

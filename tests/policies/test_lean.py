@@ -58,6 +58,12 @@ def test_every_family(part, family, monkeypatch):
     check(awake(make_policy(config)), monkeypatch)
 
 
+def test_what_no_whole_patch_holds_is_left_out(monkeypatch):
+    config = replace(FUSED["flow-anyres"], backbone=replace(FUSED["flow-anyres"].backbone, image=20))
+    assert 20 % config.backbone.patch
+    check(awake(make_policy(config)), monkeypatch)
+
+
 def test_adapters_stay(monkeypatch):
     config = replace(HEADS["flow"], backbone=replace(TINY, lora=2))
     policy = make_policy(config)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from worldlab import compiling
+from worldlab.errors import UsageError
 from worldlab.policies.action_expert import ActionExpert
 from worldlab.policies.lean import lean
 from worldlab.policies.vla import VLA
@@ -22,10 +23,12 @@ def compiled(policy: VLA, dtype: torch.dtype = torch.bfloat16) -> VLA:
         dtype: of the matrix products, as for `lean`.
 
     Raises:
-        UsageError: PyTorch cannot compile it here.
+        UsageError: PyTorch cannot compile it here, or it is not on a CPU, which alone plans for one row at a time.
     """
+    device = policy.scale_state.mean.device
+    if device.type != "cpu":
+        raise UsageError("compiled:RUN acts on a CPU; on another device, act with RUN itself.")
     fast = lean(policy, dtype)
-    device = fast.scale_state.mean.device
     parts: list[tuple[nn.Module, str]] = [(fast.backbone.fusion, "forward"), (fast.backbone, "read")]
     for expert in (m for m in fast.head.modules() if isinstance(m, ActionExpert)):
         parts += [(expert, "read"), (expert, "predict")]

@@ -1,7 +1,8 @@
 """The first stage: the vision tower learns which caption belongs to which image.
 
 sigmoid  every pair of image and caption is a yes-or-no question of its own (SigLIP, Zhai et al. 2023). The loss is a
-         sum over pairs, so a process needs only its own images and captions; nothing is gathered
+         sum over pairs. Of several processes each asks about the pairs of its own images and captions alone, so that
+         nothing is gathered; SigLIP passes captions on, which asks about the others too
 softmax  each image picks its caption among the batch's, and the other way round (CLIP, Radford et al. 2021)
 
 Equal captions belong to each other's images too; where all differ, both are what transformers' models compute.

@@ -126,6 +126,7 @@ class Patches(Product):
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b o _ _"]:
         """In fp32."""
         p, q = self.size
+        x = x[..., : x.shape[-2] // p * p, : x.shape[-1] // q * q]  # what no whole window holds, no convolution sees
         windows = rearrange(x, "b c (h p) (w q) -> b h w (c p q)", p=p, q=q)
         return super().forward(windows).float().permute(0, 3, 1, 2)
 

@@ -58,6 +58,11 @@ class Stage(nn.Module):
         """What config.json needs, so that the stage, or a policy on its trunk, can be built again."""
         return described(self.kind, model=self._config, spec=self.spec) | {"backbone": self.backbone.describe()}
 
+    @property
+    def compiles(self) -> list[tuple[nn.Module, str]]:
+        """What the trunk makes of images and prompts; texts differ from batch to batch, and stay as they are."""
+        return [(self.backbone.fusion, "forward"), (self.backbone, "read")]
+
     def sights(self, batch: Trajectory) -> list[Sight]:
         """What can be seen in each first row."""
         return [self.reader(row) for row in privileged(batch).tolist()]
