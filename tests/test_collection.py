@@ -61,9 +61,17 @@ def test_a_killed_collection_keeps_what_was_written_and_goes_on(alone, tmp_path)
         assert_equal(ours, theirs)
 
 
+def test_parts_that_were_removed_in_part_are_in_nobodys_way(tmp_path):
+    path = f"{tmp_path}/x.zarr"
+    collect(RECIPE, path, 2, workers=1)
+    (tmp_path / "x.zarr.part0" / "images").mkdir(parents=True)  # begun, or half removed: it has no header
+    assert len(collect(RECIPE, path, 2, workers=1)[0]) == 4
+    assert [file.name for file in tmp_path.iterdir()] == ["x.zarr"]
+
+
 def test_whoever_acts_the_expert_says_what_it_would_have_done(alone, tmp_path):
     path = str(tmp_path / "x.zarr")
-    collect(replace(RECIPE, policy="random"), path, 2, workers=1)
+    collect(replace(RECIPE, policy="random", noise=0.0), path, 2, workers=1)
     store = EpisodeStore(path)
     assert store.spec == alone.spec
     env = envs.make(RECIPE.env, 1, size=RECIPE.size, threads=1)
@@ -94,7 +102,7 @@ def test_episodes_of_another_kind_are_refused(alone):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
 def test_a_policy_runs_where_it_is_told_to(tmp_path):
     with pytest.raises(UsageError, match="--device cuda"):
-        collect(replace(RECIPE, policy="random", device="cuda"), f"{tmp_path}/x.zarr", 2, workers=1)
+        collect(replace(RECIPE, policy="random", noise=0.0, device="cuda"), f"{tmp_path}/x.zarr", 2, workers=1)
 
 
 def test_another_task_is_not_mixed_in(alone, tmp_path):
@@ -102,6 +110,16 @@ def test_another_task_is_not_mixed_in(alone, tmp_path):
         collect(replace(RECIPE, env="lift"), alone.path, 2, workers=1)
     store, _, _ = collect(replace(RECIPE, env="reach"), f"{tmp_path}/x.zarr", 2, workers=1)
     assert store.provenance["env"] == "worldlab/Reach-v0"
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"policy": "runs/nope", "noise": 0.0}, "runs/nope"), ({"policy": "random"}, "noise disturbs the expert alone")],
+)
+def test_who_cannot_act_is_told_before_there_is_a_store(tmp_path, change, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        collect(replace(RECIPE, **change), f"{tmp_path}/x.zarr", 2, workers=2)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"size": 0}, {"noise": -1.0}, {"noise": float("nan")}], ids=str)

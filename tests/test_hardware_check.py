@@ -105,6 +105,7 @@ def test_the_check_runs_at_the_pace_of_the_task(tmp_path, monkeypatch):
 
     def watch(policy, robot, *rest):
         seen.append(robot.config.fps)
+        seen.append({(camera.height, camera.width) for camera in robot.config.cameras.values()})
         raise KeyboardInterrupt
 
     monkeypatch.setattr(hardware_check, "drive", watch)
@@ -112,4 +113,4 @@ def test_the_check_runs_at_the_pace_of_the_task(tmp_path, monkeypatch):
     export_policy(tiny_policy(), out)
     with pytest.raises(KeyboardInterrupt):
         hardware_check.check_directory(out, "worldlab/Reach-v0", episodes=1)
-    assert seen == [envs.make("worldlab/Reach-v0", size=None).contract.fps]
+    assert seen == [envs.make("worldlab/Reach-v0", size=None).contract.fps, {(16, 16)}]

@@ -20,14 +20,15 @@ import torch
 
 from worldlab import datasets, envs, processes
 from worldlab.datasets.files import files_at
+from worldlab.datasets.header import FILE as HEADER
 from worldlab.envs.labels import ExpertLabels
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
-from worldlab.protocols import Environment, Policy
+from worldlab.protocols import Environment, Policy, Restorable
 from worldlab.rollout import rollout
 from worldlab.runs import Json, provenance
 from worldlab.training import Device, pick_device
-from worldlab.trajectory import Spec, Trajectory
+from worldlab.trajectory import Trajectory
 
 FIRST_SEED = 1_000_000
 """Collecting starts here, so that the small seeds of evaluation are unseen."""
@@ -144,7 +145,11 @@ def collect(
         )
     recipe = replace(recipe, env=envs.full_id(recipe.env))
     about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, **provenance(seed)}
-    store = _open(out, recipe.world(1, 1).contract, about)
+    if recipe.noise and recipe.policy != "expert":
+        raise UsageError(f"noise disturbs the expert alone; '{recipe.policy}' acts without.")
+    world = recipe.world(1, 1)
+    recipe.actor(world)  # whoever cannot act here is told before there is a store
+    store = _open(out, world, about)
     _merge(store)
     first = max([FIRST_SEED * (seed + 1) - 1, *store.seeds.tolist()]) + 1
     shared_by = processes.number(episodes / recipe.n, workers)
@@ -169,14 +174,19 @@ def collect(
     return store, kept, tried
 
 
-def _open(out: str, spec: Spec, about: dict[str, Json]) -> datasets.EpisodeStore:
+def _open(out: str, world: Environment, about: dict[str, Json]) -> datasets.EpisodeStore:
     """The store that is there, if it is of the same kind, or a new one."""
+    spec = world.contract
     if not files_at(out).exists():
         return datasets.EpisodeStore.create(out, spec, about)
     store = datasets.EpisodeStore(out)
     store.spec.check(spec, ("store", "environment"))
     if (made := store.provenance.get("env")) not in (None, about["env"]):
         raise UsageError(f"'{out}' holds episodes of {made}, not {about['env']}; use another store.")
+    if len(store) and ("physics" in store.columns) != isinstance(world, Restorable):
+        raise UsageError(
+            f"'{out}' does not say of its episodes what {about['env']} records (physics); use another store."
+        )
     if store.spec.privileged != spec.privileged:
         # Found out only when the parts are merged, it would cost the whole collection.
         apart = ", ".join(sorted(set(store.spec.privileged) ^ set(spec.privileged)))
@@ -193,7 +203,11 @@ def _part(store: str, i: int) -> str:
 def _merge(store: datasets.EpisodeStore, most: int | None = None) -> None:
     """Move the episodes of all parts into the store: those of the smallest seeds, in their order."""
     paths = (_part(store.path, i) for i in count())
-    parts = [datasets.EpisodeStore(path) for path in takewhile(lambda path: files_at(path).exists(), paths)]
+    there = list(takewhile(lambda path: files_at(path).exists(), paths))
+    for path in there:
+        if not files_at(path).exists(HEADER):  # begun or removed in part: nothing in it was ever committed
+            files_at(path).delete(first=HEADER)
+    parts = [datasets.EpisodeStore(path) for path in there if files_at(path).exists()]
     found = sorted((seed, i, k) for i, part in enumerate(parts) for k, seed in enumerate(part.seeds.tolist()))
     datasets.merge(store, parts, [(i, k) for _, i, k in found[:most]])
     store.close()

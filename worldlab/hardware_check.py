@@ -88,6 +88,7 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     Raises:
         UsageError: there is no such policy or environment, or the cameras do not fit.
     """
+    from lerobot.cameras.opencv import OpenCVCameraConfig
     from lerobot.robots import RobotConfig, make_robot_from_config
 
     world = envs.make(env, n=episodes)
@@ -101,6 +102,9 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     frames: list[Frames] = []
     for i, task in enumerate(tasks):
         config = twin(task=env.removeprefix("worldlab/"), seed=seed + i, realtime=False, fps=fps)
+        for name in config.cameras:
+            height, width = policy.cameras.get(name, (64, 64))
+            config.cameras[name] = OpenCVCameraConfig(index_or_path=0, width=width, height=height, fps=30)
         robot = make_robot_from_config(config)
         robot.connect()
         done, seen = drive(policy, robot, str(task), seed + i, round(seconds * fps), policy.executes)

@@ -308,6 +308,8 @@ def export_dataset(
     """A store to LeRobot; see `worldlab export --help`."""
     from worldlab.datasets import lerobot_export
 
+    if episodes is not None and episodes < 1:
+        raise UsageError(f"an export holds at least 1 episode; --episodes was {episodes}.")
     store = datasets.EpisodeStore(source)
     n = len(store) if episodes is None else min(episodes, len(store))
     lerobot_export.export_dataset(store, out, video=not images, physics=physics, episodes=range(n))

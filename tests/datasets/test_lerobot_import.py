@@ -248,6 +248,11 @@ def test_what_cannot_be_imported_is_refused(foreign, pictures, tmp_path):
     refuses(foreign, "'action' cannot be the action: the dataset has none. Name another: --rename action=FEATURE")
     refuses(foreign, "unknown feature 'observation.images.front'", rename={"front": "observation.images.front"})
     refuses(foreign, "'command' is not a camera", rename={"front": "command", "action": "observation.state"})
+    refuses(foreign, "'timestamp' is not a camera", rename={"front": "timestamp", "action": "command"})
+    refuses(foreign, "at least 1 pixel", rename={"action": "command"}, size=(0, 0))
+    broken = edited(pictures, tmp_path / "broken", lambda info: None)
+    (broken / "meta" / "tasks.parquet").unlink()
+    refuses(broken, "is damaged: it has no meta/tasks.parquet")
 
 
 @pytest.mark.parametrize("dataset", ["pictures", "older"])

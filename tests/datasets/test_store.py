@@ -21,6 +21,20 @@ from worldlab.errors import UsageError
 from worldlab.rollout import rollout
 
 
+def test_two_writers_in_turn_keep_each_others_episodes(tmp_path):
+    first = EpisodeStore.create(tmp_path / "x.zarr", SPEC, {})
+    written = [random_trajectory([4], seed=i, spec=SPEC) for i in range(4)]
+    first.append(written[0], [0])
+    first.close()
+    second = EpisodeStore(tmp_path / "x.zarr")
+    for i, store in ((1, second), (2, first), (3, second)):
+        assert len(list(store)) <= i  # read, so that what is mapped into memory is of now
+        store.append(written[i], [i])
+        store.close()
+    for ours, theirs in zip(EpisodeStore(tmp_path / "x.zarr"), written, strict=True):
+        assert_equal(ours, theirs.episode(0))
+
+
 @settings(max_examples=15, deadline=None)
 @given(
     batches=st.lists(st.lists(st.integers(0, 40), min_size=1, max_size=4), min_size=1, max_size=3),

@@ -88,6 +88,16 @@ def test_what_gives_no_window_is_refused(store, tmp_path):
         Windows(EpisodeStore.create(tmp_path / "empty.zarr", SPEC, {}))
 
 
+@pytest.mark.parametrize("length", [2, 3])
+def test_windows_about_actions_hold_an_action_a_stride(store, length):
+    windows = Windows(store, length=length, batch=1, observed=1, stride=4)
+    actions = sum(-(-(len(episode.valid) - 1) // 4) for episode in store)
+    assert windows.count == actions
+    for i in range(windows.count):
+        window = windows[i]
+        assert window.valid[0].sum() == window.action[0].any(-1).sum()
+
+
 @pytest.mark.parametrize("cache_bytes", [0, 1 << 30])
 @pytest.mark.parametrize("pad", [True, False])
 def test_a_stride_takes_steps_at_which_actions_are_held_as_one(store, cache_bytes, pad):

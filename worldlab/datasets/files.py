@@ -169,6 +169,7 @@ class LocalFiles:
             raise _taken(self.root) from None
         for left_by_a_crash in self.folder.rglob("*.partial"):
             left_by_a_crash.unlink()
+        self._maps.clear()  # of files that the writer before may have replaced
         return LocalLock(handle)
 
 
@@ -220,7 +221,8 @@ class RemoteFiles:
 
     def delete(self, first: str) -> None:
         """Remove every object below the prefix."""
-        self.filesystem.rm_file(self._at(first))
+        if self.exists(first):
+            self.filesystem.rm_file(self._at(first))
         self.filesystem.rm(self.prefix, recursive=True)
 
     def lock(self) -> "RemoteLock":

@@ -76,6 +76,8 @@ def import_dataset(
         UsageError: `source` is no LeRobot dataset, is of another version, or is damaged; a rename names a feature that
             it does not have; `out` is another store.
     """
+    if size is not None and min(size) < 1:
+        raise UsageError(f"pictures are at least 1 pixel high and wide; --size was {size[0]} {size[1]}.")
     work = _beside(str(out))
     root = locate(str(source), work)
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -197,7 +199,7 @@ class _Reader:
         """The rows of episode i that have an action."""
         from pyarrow import parquet
 
-        wanted = [*self.match.columns.values(), "task_index"]
+        wanted = [*dict.fromkeys(self.match.columns.values()), "task_index"]
         wanted += [feature for feature in self.match.cameras.values() if feature in self._meta.image_keys]
         file = self._meta.root / self._meta.get_data_file_path(i)
         table = parquet.read_table(file, columns=wanted, filters=[("episode_index", "==", i)])

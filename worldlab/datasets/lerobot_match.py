@@ -43,14 +43,12 @@ def match(features: Features, rename: Mapping[str, str]) -> Match:
         if feature not in features:
             raise unknown("feature", feature, features)
     columns, skipped = _columns(features, rename)
-    named = {feature: name for name, feature in rename.items() if name not in COLUMNS}
+    named = _named_cameras(features, rename)
     cameras: dict[str, str] = {}
     for feature, description in features.items():
         if feature in _BOOKKEEPING or feature in columns.values() or feature in skipped:
             continue
         camera = description["dtype"] in ("image", "video")
-        if feature in named and not camera:
-            raise UsageError(f"'{feature}' is not a camera; it holds {description['dtype']} numbers.")
         if not camera:
             skipped[feature] = "no column of a trajectory"
         elif _is_depth(description):
@@ -61,6 +59,20 @@ def match(features: Features, rename: Mapping[str, str]) -> Match:
                 raise UsageError(f"two cameras would be called '{name}': '{cameras[name]}' and '{feature}'.")
             cameras[name] = feature
     return Match(cameras, columns, skipped)
+
+
+def _named_cameras(features: Features, rename: Mapping[str, str]) -> dict[str, str]:
+    """Feature -> what its camera is to be called."""
+    named: dict[str, str] = {}
+    for name, feature in rename.items():
+        if name in COLUMNS:
+            continue
+        if feature in named:
+            raise UsageError(f"'{feature}' cannot be called both '{named[feature]}' and '{name}'.")
+        if features[feature]["dtype"] not in ("image", "video"):
+            raise UsageError(f"'{feature}' is not a camera; it holds {features[feature]['dtype']} numbers.")
+        named[feature] = name
+    return named
 
 
 def _columns(features: Features, rename: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

@@ -30,6 +30,9 @@ def locate(source: str, work: Path) -> Path:
         return _convert(folder, work)
     if version != _READS:
         raise UsageError(f"'{source}' is in LeRobot's format {version}; worldlab reads {_READS} and {_CONVERTS}.")
+    for part in ("meta/tasks.parquet", "meta/episodes"):
+        if not (folder / part).exists():  # LeRobot would look for it on the hub
+            raise UsageError(f"'{source}' is damaged: it has no {part}.")
     return folder
 
 
@@ -47,13 +50,16 @@ def _convert(folder: Path, work: Path) -> Path:
     """Convert through a link, which the converter moves aside where it would move the dataset."""
     from lerobot.scripts.convert_dataset_v21_to_v30 import convert_dataset
 
-    converted = work / "dataset"
-    if converted.is_symlink() or not converted.exists():
+    converted, told = work / "dataset", work / "source.json"
+    source = [str(folder.absolute()), (folder / "meta" / "info.json").stat().st_mtime]
+    known = json.loads(told.read_text(encoding="utf-8")) if told.is_file() else None
+    if converted.is_symlink() or known != source:
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         converted.symlink_to(folder.absolute(), target_is_directory=True)
         with redirect_stderr(StringIO()):  # it draws bars of its own
             convert_dataset("worldlab/import", root=converted, push_to_hub=False)
+        told.write_text(json.dumps(source), encoding="utf-8")
     return converted
 
 

@@ -40,7 +40,7 @@ def merge(
         ]
         with store.writing():
             _adopt(store, [parts[i] for i in fresh], chosen)
-    for part in parts:
+    for part in reversed(parts):  # so that those that an interruption leaves are still found one after another
         part.close()
         part.files.delete(first=header.FILE)  # half removed it must not look like a damaged store
 

@@ -72,7 +72,9 @@ class Windows:
         lengths = store.lengths[chosen]
         self._packed = np.cumsum(lengths) - lengths  # where each episode begins in a cached column
         self._rows = lengths if observed == length else lengths - 1
-        whole = self._rows - (length - 1) * stride + stride - 1  # the last step of a window may be cut short
+        # The last step to an episode's last row may be cut short. Where that row is left out, so is none.
+        self._short = stride - 1 if observed == length else 0
+        whole = self._rows - (length - 1) * stride + self._short
         first = lengths - 1 if pad else np.minimum(lengths - 1, whole)
         self._ends = np.cumsum(-(-np.maximum(0, first) // stride))
         if self.count == 0:
@@ -105,7 +107,7 @@ class Windows:
         left = self._rows[episode] - t  # rows of the episode from the window's first on
         columns = {name: self._gather(name, episode, t, left) for name in self.store.columns}
         tasks = tuple(self.store.tasks[i] for i in self.store.task_index[self._episodes[episode]])
-        valid = np.arange(self.length) * self.stride < left[:, None] + self.stride - 1
+        valid = np.arange(self.length) * self.stride < left[:, None] + self._short
         return rows.unflatten(columns, tasks, torch.from_numpy(valid))
 
     def _order(self, epoch: int) -> NDArray[np.int32]:
@@ -124,7 +126,7 @@ class Windows:
             return steps.any(2) if steps.dtype == torch.bool else steps.sum(2)
         seen = self.observed if column == "state" or column.startswith("images/") else self.length
         offset = np.arange(seen) * self.stride
-        return self._read(column, episode, t, left, offset, offset < left[:, None] + self.stride - 1)
+        return self._read(column, episode, t, left, offset, offset < left[:, None] + self._short)
 
     def _read(
         self,

@@ -106,7 +106,10 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         return torch.tensor(self._batch.state)
 
     def restore(self, physics: Float64[Tensor, "n p"], task: tuple[str, ...]) -> None:
-        """Continue from saved states, bit for bit; `observe` shows them. What was over there is over here."""
+        """Continue from saved states, bit for bit; `observe` shows them. What was over there is over here.
+
+        With `hold`, what has been achieved counts from here on, so that an episode may go on that was over.
+        """
         self._batch.state[:] = physics.numpy()
         self._task = task
         self._set_models([int(seed) for seed in self._batch.bind("userdata")[:, _SEED]])
@@ -189,6 +192,7 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
             threads=self._threads,
             meshes=False,
             variation=self._variation,
+            hold=self._hold,
         )
 
     def render(self) -> tuple[UInt8[Picture, "h w 3"], ...]:

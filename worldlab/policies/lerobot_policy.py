@@ -189,7 +189,8 @@ class LeRobotPolicy:
             raise UsageError(
                 f"'{path}' is a policy for another robot than the SO-101: its joints are {sorted(joints)}."
             )
-        self._cameras = {k.removeprefix(_IMAGE): tuple(f.shape[-2:]) for k, f in config.image_features.items()}
+        self.cameras = {k.removeprefix(_IMAGE): tuple(f.shape[-2:]) for k, f in config.image_features.items()}
+        """Name -> (h, w) of the pictures that it looks at."""
         self.executes = int(vars(config).get("n_action_steps", 1))
         """Every so many calls of `act` it plans anew."""
         self._seeds: tuple[int, ...] = ()
@@ -208,7 +209,7 @@ class LeRobotPolicy:
         Raises:
             UsageError: a camera is missing or of another size.
         """
-        check_cameras(self._cameras, {name: image.shape[-3:-1] for name, image in obs.images.items()})
+        check_cameras(self.cameras, {name: image.shape[-3:-1] for name, image in obs.images.items()})
         batch = {**observation_to_batch(obs), SEED: seeds_to_batch(self._seeds)}
         with torch.random.fork_rng():
             torch.manual_seed(key(self._step, *self._seeds))

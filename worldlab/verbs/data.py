@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, override
 from tyro.conf import Positional
 
 from worldlab import processes
+from worldlab.errors import UsageError
 from worldlab.verbs.verb import Verb
 
 if TYPE_CHECKING:
@@ -82,6 +83,11 @@ class Export(Verb):
     def run(self) -> "Outcome":
         from worldlab.workbench import export_dataset, export_policy
 
+        of_policies, of_datasets = self.check or self.force, self.images or self.physics or self.episodes is not None
+        if self.what == "dataset" and of_policies:
+            raise UsageError("--check and --force are of policies.")
+        if self.what == "policy" and of_datasets:
+            raise UsageError("--images, --physics and --episodes are of datasets.")
         if self.what == "dataset":
             return export_dataset(
                 self.source, self.out, images=self.images, physics=self.physics, episodes=self.episodes
