@@ -154,6 +154,23 @@ def test_a_refused_training_leaves_no_folder(lab, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):
+    out = f"{tmp_path}/out"
+    assert "a seed is 0 or more" in refused(capsys, "eval", "random", "--env", "Reach", "--seed", "-1")
+    assert "--minutes must be above zero" in refused(capsys, "demo", "--minutes", "0", "--out", out)
+    assert "--check and --force are of policies" in refused(
+        capsys, "export", "dataset", f"{lab}/x.zarr", "--out", out, "--check"
+    )
+    assert "at least 1 episode" in refused(
+        capsys, "export", "dataset", f"{lab}/x.zarr", "--out", out, "--episodes", "0"
+    )
+    ways = ["imagine", f"{lab}/world", "--data", f"{lab}/x.zarr", "--ways", "zero", "--branches", "3"]
+    assert "leave --branches out" in refused(capsys, *ways)
+    contest = ["bakeoff", "--data", f"{lab}/x.zarr", "--out", out, "--steps", "1", "--seed", "3"]
+    assert "trains by the seeds 0, 1" in refused(capsys, *contest)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_is_not_resumed_on_data_that_have_grown(tmp_path, capsys):
     data, out = str(tmp_path / "x.zarr"), str(tmp_path / "run")
     collect = f"collect worldlab/Reach-v0 --episodes 2 --n 2 --size 16 --workers 1 --out {data}".split()

@@ -43,6 +43,8 @@ def parse(argv: Sequence[str] | None = None) -> Verb:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one sentence on stderr and exit status 2."""
     command = parse(argv)
+    if command.seed < 0:
+        fail(f"a seed is 0 or more; got {command.seed}.")
     try:
         outcome = command.run()
     except UsageError as error:

@@ -16,6 +16,7 @@ from worldlab import eval as evaluation
 from worldlab.changes import Changes
 from worldlab.collection import Recipe
 from worldlab.demo_report import HOLD, HORIZON, Findings, Shot, write
+from worldlab.errors import UsageError
 from worldlab.eval.counterfactual import CounterfactualResult
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import Device, pick_device
@@ -54,6 +55,8 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
         device: where networks run.
     """
     pick_device(device)
+    if minutes <= 0:
+        raise UsageError(f"--minutes must be above zero; got {minutes}.")
     Run.create(out, {"kind": "demo", "minutes": minutes, "provenance": provenance(seed)})
     found = Findings(provenance(seed))
     stages = _Stages(found.seconds)

@@ -113,13 +113,19 @@ def _title(found: Findings) -> Title:
     return Title("What worldlab did just now", _LEAD, tuple(facts), found.provenance)
 
 
+def _seed(found: Findings) -> str:
+    """What a command needs beside, if it was not the usual one."""
+    seed = found.provenance["seed"]
+    return f" --seed {seed}" if seed else ""
+
+
 def _policies(found: Findings) -> list[Section]:
     roles = {"flow": "policy", "tokens": "policy", "expert": "baseline", "random": "baseline"}
     bars = tuple(
         Bar(_LABELS[name], result.successes, result.n, roles.get(name, "control"))  # pyright: ignore[reportArgumentType]
         for name, result in found.policies.items()
     )
-    command = f"worldlab eval RUN/flow --env worldlab/Reach-v0 --episodes 100 --hold {HOLD}"
+    command = f"worldlab eval RUN/flow --env worldlab/Reach-v0 --episodes 100 --hold {HOLD}{_seed(found)}"
     sections: list[Section] = [
         SuccessBars(
             "Does it reach the cube it is told to reach?",
@@ -179,7 +185,8 @@ def _details(found: Findings) -> Table:
 def _world_model(found: Findings) -> list[Section]:
     if found.counterfactual is None:
         return []
-    return branch_sections(found.counterfactual, "worldlab imagine RUN/world-model --data RUN/push.zarr", _DREAMS)
+    command = f"worldlab imagine RUN/world-model --data RUN/push.zarr{_seed(found)}"
+    return branch_sections(found.counterfactual, command, _DREAMS)
 
 
 def _lerobot(found: Findings) -> list[Section]:

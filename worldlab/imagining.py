@@ -37,9 +37,10 @@ def imagine(
     """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
     model, run = dynamics.load(path, device=str(pick_device(device))), Run.open(path)
     recorded = datasets.EpisodeStore(data)
-    env, episodes, note = str(recorded.provenance["env"]), unseen(recorded, run), ""
+    env, episodes, note = str(recorded.provenance.get("env")), unseen(recorded, run), ""
     stride = steps_of(model.spec, recorded.spec)
     store = datasets.Strided(recorded, stride)
+    model.spec.check(store.spec, ("world model", "store"))
     size = next(iter(model.spec.cameras.values()), None)
     world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride)
     if probe or (bodies_of(store.spec) and not bodies_of(model.spec)):
@@ -65,6 +66,7 @@ def imagine(
     write_atomically(path / "imagine.json", json.dumps(values, indent=1))
     ways = f"--branches {branches}" if isinstance(branches, int) else f"--ways {' '.join(branches)}"
     command = f"worldlab imagine {path} --data {data} --horizon {horizon} {ways} --starts {starts} --seed {seed}"
+    command += " --probe" if probe else ""
     page = evaluation.write_imagined(result, path, command=command, provenance=provenance(seed), note=note)
     errors = {str(h): error for h, error in result["effect_error"].value.items()}
     what = "" if result.compared == "positions" else " of the observed state"
@@ -81,8 +83,11 @@ def _other(name: str, world: Environment, stride: int, device: Device) -> Policy
         return Every(meet(name, world, device), stride)
     try:
         actions = np.load(name, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        actions = actions.astype(np.float32)
+    except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"could not read actions from '{name}': {error}.") from None
     if actions.ndim != 2:
         raise UsageError(f"'{name}' has shape {actions.shape}; needed one row a step and one column an action.")
-    return torch.from_numpy(actions.astype(np.float32))
+    if not np.isfinite(actions).all():
+        raise UsageError(f"'{name}' holds actions that are not finite.")
+    return torch.from_numpy(actions)

@@ -18,7 +18,7 @@ from worldlab.collection import FIRST_SEED
 from worldlab.creation import create_model
 from worldlab.errors import UsageError
 from worldlab.policies.random_policy import RandomPolicy
-from worldlab.presets import TrainConfig, preset
+from worldlab.presets import OnlineConfig, TrainConfig, preset
 from worldlab.protocols import Environment, Policy
 from worldlab.repeats import Held
 from worldlab.rollout import rollout
@@ -45,12 +45,7 @@ class Replay:
             UsageError: the random episodes use up the whole budget.
         """
         assert recipe.online is not None
-        random = int((store.lengths[: recipe.online.random] - 1).sum())
-        if recipe.online.env_steps <= random:
-            raise UsageError(
-                f"the {recipe.online.random} episodes at random are {random} control steps already; --env-steps must "
-                f"be more, not {recipe.online.env_steps}."
-            )
+        _check_budget(store, recipe.online)
         self.store, self.world, self.model, self.run = store, world, model, run
         self.online, self.windows, self.seed = recipe.online, recipe.windows, recipe.fit.seed
         self._cut: tuple[int, datasets.Windows] | None = None
@@ -88,6 +83,17 @@ class Replay:
         earned = _episode(self.model, self.world, self.store, self.seed)
         self.model.explore = False
         self.run.log({"episode": len(self.store) - 1, "env_steps": taken, "step": step, "return": earned}, EPISODES)
+
+
+def _check_budget(store: datasets.EpisodeStore, online: OnlineConfig | None) -> None:
+    """Raise `UsageError` where the random episodes use up the whole budget."""
+    assert online is not None
+    random = int((store.lengths[: online.random] - 1).sum())
+    if online.env_steps <= random:
+        raise UsageError(
+            f"the {online.random} episodes at random are {random} control steps already; --env-steps must be more, "
+            f"not {online.env_steps}."
+        )
 
 
 def _episode(policy: Policy, world: Environment, store: datasets.EpisodeStore, seed: int) -> float:
@@ -145,6 +151,7 @@ def train_recipe(
     elif any(Run.open(out).config.get(part) != value for part, value in about.items()):
         raise UsageError(f"'{out}' was trained otherwise; resume it with the same options.")
     store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
+    _check_budget(store, recipe.online)
     if resume:
         run = Run.open(out)
         torch.manual_seed(key(seed))  # as for a new model, where no checkpoint had been written yet

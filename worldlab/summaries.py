@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from worldlab.datasets import EpisodeStore
@@ -99,7 +100,7 @@ def _store_text(store: EpisodeStore, values: Mapping[str, Json], sizes: Mapping[
         columns.add_row(name, dtype, _times(shape), _bytes(raw), _bytes(stored), f"{stored / max(raw, 1):.3f}")
     tasks = Table("episodes", "instruction", box=None, header_style="bold")
     for i, count in Counter(store.task_index.tolist()).most_common(12):
-        tasks.add_row(str(count), store.tasks[i])
+        tasks.add_row(str(count), escape(store.tasks[i]))
     if len(store.tasks) > 12:
         tasks.add_row("", f"and {len(store.tasks) - 12} other instructions")
     return _render(_facts(facts), columns, tasks)
@@ -142,7 +143,7 @@ def _facts(facts: Mapping[str, object]) -> Table:
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         if value is not None:
-            table.add_row(f"[bold]{name}", str(value))
+            table.add_row(f"[bold]{name}", escape(str(value)))
     return table
 
 

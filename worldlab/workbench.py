@@ -1,4 +1,4 @@
-"""What the verbs of the command line do: the siblings put together; every function leaves its result on disk.
+"""What the verbs of the command line do: the siblings put together; all but `compare` and `list` leave it on disk.
 
 Policies and presets are imported where they are used: `collect` and `view` need not wait for transformers.
 """
@@ -366,6 +366,8 @@ def view(path: str | Path, episodes: Sequence[int] = (), out: Path | None = None
         place = Path(Path(path).name) if "://" in str(path) else Path(path).resolve()
         out = place.with_name(f"{place.name.removesuffix('.zarr')}.rrd")
     if (Path(path) / "config.json").is_file():
+        if episodes:
+            raise UsageError(f"'{path}' is a run, which has no --episodes.")
         run = Run.open(Path(path))
         summary, told = summaries.summarize_run(run), viewing.show_run(run, out)
     else:

@@ -136,3 +136,19 @@ def test_what_cannot_be_imagined_is_not_wanted(search):
     plan = Planner(PerfectModel(), search, mostly).plan(starts(0.0), [0])
     assert plan.score.isfinite()
     torch.testing.assert_close(plan.action[0, 0, 0], torch.tensor(1.0), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("wrong", [torch.inf, -torch.inf, torch.nan])
+def test_what_cannot_be_scored_does_not_spoil_the_plan(search, wrong):
+    def some(dream):
+        scored = near(1.5)(dream)
+        return torch.where(dream.action[:, 0, 0] > 0.9, wrong, scored)
+
+    for objective in (some, lambda dream: torch.full((len(dream.action),), wrong)):
+        plan = Planner(PerfectModel(), search, objective).plan(starts(0.0, 2.0), [0, 1])
+        assert plan.action.isfinite().all()
+
+
+def test_a_temperature_is_above_zero():
+    with pytest.raises(UsageError, match="temperature"):
+        MPPI(temperature=0.0)

@@ -271,3 +271,12 @@ def test_moments_of_one_episode_are_not_counted_as_independent():
     assert one.measure(0, same).value == one.measure(0).value
     assert (least, most) == (2.5, 6.5)  # either episode alone
     assert least < low < high < most
+
+
+def test_one_episode_has_no_interval():
+    error = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
+    counted = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # at the second horizon the first start state alone
+    measure = Pooled(error * counted, counted, counted).measure(0, [0, 0, 1])
+    assert not np.isnan(measure.interval[1]).any()
+    assert np.isnan(measure.interval[2]).all()
+    assert measure.value[2] == 1.0

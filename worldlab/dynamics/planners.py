@@ -84,6 +84,12 @@ class MPPI(Search):
     temperature: float = 0.3
     """In standard deviations of the scores of a round; the smaller, the more the best alone count."""
 
+    @override
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.temperature > 0:
+            raise UsageError(f"a temperature is above zero; got {self.temperature}.")
+
     def refit(
         self, moves: Float[Tensor, "b n t a"], score: Float[Tensor, "b n"]
     ) -> tuple[Float[Tensor, "b t a"], Float[Tensor, "b t a"]]:
@@ -211,8 +217,9 @@ class Planner[S: Indexable]:
         n = actions.shape[1]
         dream, _ = self._imagine(belief[rows.repeat_interleave(n)], actions.flatten(0, 1))
         score = self.objective(dream).unflatten(0, (len(rows), n)).float().cpu()
-        worst = score.nan_to_num(nan=torch.inf).amin(1, keepdim=True)
-        return torch.where(score.isnan(), worst, score)  # or what cannot be imagined would be the best
+        finite = score.isfinite()
+        worst = torch.where(finite, score, torch.inf).amin(1, keepdim=True).nan_to_num(posinf=0.0)
+        return torch.where(finite, score, worst)  # or what cannot be imagined would be the best
 
     def _first_moves(self, n: int, origin: Float[Tensor, "b a"] | None) -> Float[Tensor, "b t a"]:
         """What is searched around without a better guess: standing still, or the middle of the range."""

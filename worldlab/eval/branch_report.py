@@ -1,5 +1,6 @@
 """Counterfactuals on a page: curves beside what they must beat, videos of truth, dream and difference, all numbers."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -81,8 +82,7 @@ def effect_fact(result: CounterfactualResult, horizon: int) -> Fact:
     error = result["effect_error"]
     if not error.n[horizon]:
         return Fact("–", f"effect error of the dream after {horizon} steps", "no branch went on for so long")
-    low, high = error.interval[horizon]
-    detail = f"n = {error.n[horizon]} branches, {low:.2f} to {high:.2f}; 1 = ignores actions"
+    detail = f"n = {error.n[horizon]} branches, {_ends(error, horizon)}; 1 = ignores actions"
     return Fact(f"{error.value[horizon]:.2f}", f"effect error of the dream after {horizon} steps", detail)
 
 
@@ -180,15 +180,15 @@ def _facts(result: CounterfactualResult, horizon: int) -> list[Fact]:
     for name, label, text in wanted:
         measure = result.measures.get(name)
         if measure is not None and measure.n[horizon]:
-            low, high = measure.interval[horizon]
-            detail = f"n = {measure.n[horizon]}, {low:.2f} to {high:.2f}, {horizon} steps"
+            detail = f"n = {measure.n[horizon]}, {_ends(measure, horizon)}, {horizon} steps"
             found.append(Fact(text.format(measure.value[horizon]), label, detail))
     return found
 
 
 def _curve(label: str, measure: Measure, *, dashed: bool = False) -> Curve:
     steps = tuple(h for h, n in measure.n.items() if n)
-    low, high = zip(*(measure.interval[h] for h in steps), strict=True) if steps else ((), ())
+    ends = [measure.interval[h] if _has_ends(measure, h) else (measure.value[h],) * 2 for h in steps]
+    low, high = zip(*ends, strict=True) if steps else ((), ())
     n = min((measure.n[h] for h in steps), default=0)
     return Curve(label, steps, tuple(measure.value[h] for h in steps), n, low, high, dashed)
 
@@ -213,5 +213,18 @@ def _numbers(result: CounterfactualResult, command: str) -> Table:
 
 
 def _cell(measure: Measure, h: int) -> str:
+    if not measure.n[h]:
+        return "–"
     low, high = measure.interval[h]
-    return f"{measure.value[h]:.2f} [{low:.2f}, {high:.2f}]" if measure.n[h] else "–"
+    return f"{measure.value[h]:.2f}" + (f" [{low:.2f}, {high:.2f}]" if _has_ends(measure, h) else ", one episode")
+
+
+def _has_ends(measure: Measure, h: int) -> bool:
+    """Whether more than one episode stands behind it."""
+    return not math.isnan(measure.interval[h][0])
+
+
+def _ends(measure: Measure, h: int) -> str:
+    """Its interval, in words."""
+    low, high = measure.interval[h]
+    return f"{low:.2f} to {high:.2f}" if _has_ends(measure, h) else "of one episode, which has no interval"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from worldlab.seeding import generator
 
-HORIZONS = (1, 2, 5, 10, 20)
+HORIZONS = (1, 2, 5, 10, 20, 50, 100)
 """Steps at which dreams are compared."""
 RESAMPLES = 1000
 
@@ -28,7 +28,8 @@ class Measure:
     value: ByHorizon
     """nan where nothing counts."""
     interval: Intervals
-    """95 % percentile bootstrap over the episodes of the start states: moments of one episode are much alike."""
+    """95 % percentile bootstrap over the episodes of the start states: moments of one episode are much alike. nan where
+    a single episode counts. Of few episodes it is too narrow (docs/imagining.md)."""
     n: dict[int, int]
     """Cases that count: branches, or start states where the quantity is one of a start state."""
 
@@ -67,7 +68,10 @@ class Pooled:
         times = times.scatter_add_(1, drawn, torch.ones_like(drawn).double())[:, of]
         value = self._ratio(torch.ones(1, n, dtype=torch.float64))[0].tolist()
         ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        low, high = self._ratio(times).nanquantile(ends, 0).tolist()
+        spread = self._ratio(times).nanquantile(ends, 0)
+        # Resampled, one episode is always itself: no width would claim certainty.
+        counted = torch.zeros(len(known), self.denominator.shape[1]).index_add_(0, of, self.denominator.abs().float())
+        low, high = torch.where((counted > 0).sum(0) > 1, spread, torch.nan).tolist()
         cases = self.cases.sum(0).int().tolist()
         steps = HORIZONS[: len(value)]
         return Measure(

@@ -73,7 +73,7 @@ def fit_probe[S](model: WorldModel[S], store: Episodes, episodes: Sequence[int],
         UsageError: the model shows no features, or the episodes hold no privileged state.
     """
     if not isinstance(model, Featured):
-        raise UsageError("this world model imagines no privileged state and shows no features to read it from.")
+        raise UsageError("this world model shows no features that a probe could read.")
     features: list[Tensor] = []
     targets: list[Tensor] = []
     for first in range(0, ROWS, BATCH):

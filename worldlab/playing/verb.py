@@ -20,7 +20,7 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
     """Serve the page until it is interrupted; see `worldlab play --help`."""
     run, model = Run.open(path), dynamics.load(path, device=str(pick_device(device)))
     store, notes = _store(run, data)
-    env = str(store.provenance["env"]) if store is not None else str(run.config.get("env"))
+    env = str(store.provenance.get("env")) if store is not None else str(run.config.get("env"))
     episodes: list[int] = []
     if store is not None:
         try:
@@ -29,6 +29,8 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
             episodes = list(range(len(store)))
             notes.append("The recorded episodes are those that the model was trained on.")
     stride = 1 if store is None else steps_of(model.spec, store.spec)
+    if store is not None:
+        model.spec.check(datasets.Strided(store, stride).spec, ("world model", "store"))
 
     def make() -> Session[object]:
         world, missing = _world(env, model.spec, stride)

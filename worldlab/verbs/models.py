@@ -202,6 +202,8 @@ class Bakeoff(Verb):
         from worldlab.bakeoff import FUSIONS, Contest, bakeoff
         from worldlab.presets import HEADS
 
+        if self.seed:
+            raise UsageError("a contest trains by the seeds 0, 1, … (--seeds) and is judged on those from 0 on.")
         everything = self.heads is None and self.fusions is None
         contest = Contest(
             task=self.task,
@@ -226,7 +228,7 @@ class Imagine(Verb):
     data: str
     """The store whose held-out episodes are branched."""
     horizon: int = 20
-    """Control steps to imagine."""
+    """Control steps to imagine; what comes of them is told after 1, 2, 5, 10, 20, 50 and 100."""
     branches: int = 8
     """Branches of each start; branch 0 is what was recorded."""
     ways: tuple[str, ...] = ()
@@ -241,6 +243,8 @@ class Imagine(Verb):
     def run(self) -> "Outcome":
         from worldlab.imagining import imagine
 
+        if self.ways and self.branches != type(self).branches:
+            raise UsageError("--ways says what the branches are; leave --branches out.")
         return imagine(
             self.model,
             self.data,
