@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import COUNT_SPEC, Ones
 
 from worldlab import datasets, dynamics, envs, workbench
 from worldlab import eval as evaluation
@@ -61,6 +62,14 @@ def test_branches_are_told_by_name_by_policy_and_by_file(lab, tmp_path):
     for name in ("effect_error", "state_error_cm", "psnr", "ssim", "reward_error", "rank_correlation", "spread_skill"):
         assert set(values[name]) == set(values[f"{name}_interval"]) == set(values[f"{name}_n"]) == {"1", "2"}
     assert not values["probed"]
+
+
+def test_a_policy_that_cannot_act_here_is_refused(lab, monkeypatch):
+    policy = Ones()
+    policy.spec = COUNT_SPEC
+    monkeypatch.setattr("worldlab.imagining.meet", lambda *_: policy)
+    with pytest.raises(UsageError, match="disagree on"):
+        imagine(lab / "runs" / "push-model", lab / "data" / "push.zarr", branches=("runs/other",), device="cpu")
 
 
 def test_actions_that_cannot_be_read_are_refused(lab, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from worldlab import eval as evaluation
 from worldlab.errors import UsageError
 from worldlab.eval.branches import WAYS
 from worldlab.eval.positions import bodies_of
+from worldlab.eval.success import Specified
 from worldlab.protocols import Environment, Policy
 from worldlab.repeats import Every, steps_of
 from worldlab.runs import Json, Run, provenance, write_atomically
@@ -77,10 +79,13 @@ def _other(name: str, world: Environment, stride: int, device: Device) -> Policy
     """Actions from a file, or a policy by its name.
 
     Raises:
-        UsageError: there is neither.
+        UsageError: there is neither, or the policy cannot act here.
     """
     if not name.endswith(".npy"):
-        return Every(meet(name, world, device), stride)
+        policy = meet(name, world, device)
+        if isinstance(policy, Specified):
+            replace(policy.spec, fps=world.contract.fps).check(world.contract)
+        return Every(policy, stride)
     try:
         actions = np.load(name, allow_pickle=False)
         actions = actions.astype(np.float32)
