@@ -12,8 +12,10 @@ from episodes import assert_equal
 from worldlab import envs
 from worldlab.collection import Recipe, collect
 from worldlab.datasets import EpisodeStore
+from worldlab.datasets.files import LocalFiles
 from worldlab.errors import UsageError
 from worldlab.rollout import observation
+from worldlab.trajectory import stack
 
 pytestmark = pytest.mark.slow
 
@@ -67,6 +69,33 @@ def test_parts_that_were_removed_in_part_are_in_nobodys_way(tmp_path):
     (tmp_path / "x.zarr.part0" / "images").mkdir(parents=True)  # begun, or half removed: it has no header
     assert len(collect(RECIPE, path, 2, workers=1)[0]) == 4
     assert [file.name for file in tmp_path.iterdir()] == ["x.zarr"]
+
+
+def test_an_interrupted_removal_of_parts_costs_no_episodes(tmp_path, monkeypatch):
+    path = f"{tmp_path}/x.zarr"
+    collect(RECIPE, path, 2, workers=1)
+    removed, delete = [], LocalFiles.delete
+
+    def stop(files, first):
+        removed.append(files.root)
+        if len(removed) == 2:
+            raise KeyboardInterrupt
+        delete(files, first)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalFiles, "delete", stop)
+        with pytest.raises(KeyboardInterrupt):
+            collect(RECIPE, path, 12, workers=2)
+    before = len(EpisodeStore(path))
+    store, kept, _ = collect(RECIPE, path, 2, workers=2)
+    assert (kept, len(store)) == (2, before + 2)
+
+
+def test_episodes_without_physics_are_refused_before_more_are_collected(alone, tmp_path):
+    with EpisodeStore.create(str(tmp_path / "x.zarr"), alone.spec, {}) as store:
+        store.append(stack([replace(alone[0], physics=None)]), [0])
+    with pytest.raises(UsageError, match="physics"):
+        collect(RECIPE, f"{tmp_path}/x.zarr", 2, workers=1)
 
 
 def test_whoever_acts_the_expert_says_what_it_would_have_done(alone, tmp_path):

@@ -2,13 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import COUNT_SPEC, Ones
+from conftest import COUNT_SPEC, CountEnv, Ones
 
 from worldlab import datasets, dynamics, envs, workbench
 from worldlab import eval as evaluation
@@ -70,6 +71,13 @@ def test_a_policy_that_cannot_act_here_is_refused(lab, monkeypatch):
     monkeypatch.setattr("worldlab.imagining.meet", lambda *_: policy)
     with pytest.raises(UsageError, match="disagree on"):
         imagine(lab / "runs" / "push-model", lab / "data" / "push.zarr", branches=("runs/other",), device="cpu")
+
+
+def test_a_store_of_another_environment_is_refused(lab, tmp_path):
+    with datasets.EpisodeStore.create(tmp_path / "other.zarr", replace(COUNT_SPEC, fps=10), {}) as store:
+        store.append(rollout(Ones(), CountEnv(), seed=0, max_steps=5), range(4))
+    with pytest.raises(UsageError, match="world model and store disagree on"):
+        imagine(lab / "runs" / "push-model", tmp_path / "other.zarr", device="cpu")
 
 
 def test_actions_that_cannot_be_read_are_refused(lab, tmp_path):

@@ -148,5 +148,6 @@ def test_what_cannot_be_is_said(tmp_path, capsys, monkeypatch):
     short = replace(RECIPE, online=replace(RECIPE.online, env_steps=400))
     with pytest.raises(UsageError, match="must be more, not 400"):
         online.train_recipe(short, "dreamer-proprio", ENV, tmp_path / "b", device="cpu", show=False)
+    assert [file.name for file in (tmp_path / "b").iterdir()] == [online.STORE]  # with more steps it goes on from there
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "in one process" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, *out)

@@ -4,7 +4,7 @@ import json
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +88,6 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     Raises:
         UsageError: there is no such policy or environment, or the cameras do not fit.
     """
-    from lerobot.cameras.opencv import OpenCVCameraConfig
     from lerobot.robots import RobotConfig, make_robot_from_config
 
     world = envs.make(env, n=episodes)
@@ -102,9 +101,9 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     frames: list[Frames] = []
     for i, task in enumerate(tasks):
         config = twin(task=env.removeprefix("worldlab/"), seed=seed + i, realtime=False, fps=fps)
-        for name in config.cameras:
-            height, width = policy.cameras.get(name, (64, 64))
-            config.cameras[name] = OpenCVCameraConfig(index_or_path=0, width=width, height=height, fps=30)
+        for name in policy.cameras.keys() & config.cameras.keys():
+            height, width = policy.cameras[name]
+            config.cameras[name] = replace(config.cameras[name], height=height, width=width)
         robot = make_robot_from_config(config)
         robot.connect()
         done, seen = drive(policy, robot, str(task), seed + i, round(seconds * fps), policy.executes)

@@ -39,13 +39,8 @@ class Replay:
     def __init__(
         self, store: datasets.EpisodeStore, world: Environment, model: dynamics.Dreamer, recipe: TrainConfig, run: Run
     ) -> None:
-        """`store` holds the random episodes; `recipe` says how often to act, and how to cut windows.
-
-        Raises:
-            UsageError: the random episodes use up the whole budget.
-        """
+        """`store` holds the random episodes; `recipe` says how often to act, and how to cut windows."""
         assert recipe.online is not None
-        _check_budget(store, recipe.online)
         self.store, self.world, self.model, self.run = store, world, model, run
         self.online, self.windows, self.seed = recipe.online, recipe.windows, recipe.fit.seed
         self._cut: tuple[int, datasets.Windows] | None = None
@@ -70,7 +65,7 @@ class Replay:
     @property
     def _random_steps(self) -> int:
         """Control steps that were taken at random."""
-        return int((self.store.lengths[: self.online.random] - 1).sum())
+        return _random_steps(self.store, self.online)
 
     @property
     def _pace(self) -> float:
@@ -85,10 +80,13 @@ class Replay:
         self.run.log({"episode": len(self.store) - 1, "env_steps": taken, "step": step, "return": earned}, EPISODES)
 
 
-def _check_budget(store: datasets.EpisodeStore, online: OnlineConfig | None) -> None:
+def _random_steps(store: datasets.EpisodeStore, online: OnlineConfig) -> int:
+    return int((store.lengths[: online.random] - 1).sum())
+
+
+def _check_budget(store: datasets.EpisodeStore, online: OnlineConfig) -> None:
     """Raise `UsageError` where the random episodes use up the whole budget."""
-    assert online is not None
-    random = int((store.lengths[: online.random] - 1).sum())
+    random = _random_steps(store, online)
     if online.env_steps <= random:
         raise UsageError(
             f"the {online.random} episodes at random are {random} control steps already; --env-steps must be more, "
@@ -151,6 +149,7 @@ def train_recipe(
     elif any(Run.open(out).config.get(part) != value for part, value in about.items()):
         raise UsageError(f"'{out}' was trained otherwise; resume it with the same options.")
     store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
+    assert recipe.online is not None
     _check_budget(store, recipe.online)
     if resume:
         run = Run.open(out)

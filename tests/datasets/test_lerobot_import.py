@@ -220,6 +220,14 @@ def older(arm_store, tmp_path_factory):
     return root
 
 
+def test_what_was_converted_of_another_dataset_is_not_taken(arm_store, older, tmp_path):
+    left = tmp_path / "back.zarr.v30"  # by an import that failed after converting
+    (left / "dataset").mkdir(parents=True)
+    (left / "source.json").write_text(json.dumps(["/some/other", 0.0]))
+    import_dataset(older, tmp_path / "back.zarr", show=False)
+    assert len(EpisodeStore(tmp_path / "back.zarr")) == len(arm_store)
+
+
 def test_format_2_1_is_converted_on_the_side(arm_store, older, tmp_path):
     before = sorted(older.rglob("*"))
     import_dataset(older, tmp_path / "back.zarr", show=False)

@@ -187,8 +187,7 @@ def _facts(result: CounterfactualResult, horizon: int) -> list[Fact]:
 
 def _curve(label: str, measure: Measure, *, dashed: bool = False) -> Curve:
     steps = tuple(h for h, n in measure.n.items() if n)
-    ends = [measure.interval[h] if _has_ends(measure, h) else (measure.value[h],) * 2 for h in steps]
-    low, high = zip(*ends, strict=True) if steps else ((), ())
+    low, high = zip(*(measure.interval[h] for h in steps), strict=True) if steps else ((), ())
     n = min((measure.n[h] for h in steps), default=0)
     return Curve(label, steps, tuple(measure.value[h] for h in steps), n, low, high, dashed)
 
