@@ -13,10 +13,12 @@ from conftest import CountEnv, PerfectModel
 from eval.test_counterfactual import Shaky, Store
 from PIL import Image
 
+from worldlab import envs
 from worldlab.errors import UsageError
 from worldlab.playing.messages import obey, present
 from worldlab.playing.server import Server
 from worldlab.playing.session import Session
+from worldlab.playing.verb import simulator
 from worldlab.rollout import rollout
 
 
@@ -97,6 +99,13 @@ def test_without_recorded_frames_it_begins_where_the_simulator_does():
     env.reset(seed=5)
     assert session.now.joints == (env.x.item(),)
     assert present(Session(PerfectModel(), None, (), None, seed=0)) == {"begun": False}
+
+
+def test_the_simulator_keeps_the_models_pace():
+    held = envs.make("dm_control/cartpole-swingup-v0", size=None, repeat=2).contract
+    world, missing = simulator("dm_control/cartpole-swingup-v0", held)
+    assert not missing
+    assert world.contract == held
 
 
 ORDERS = [

@@ -28,14 +28,13 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
         except UsageError:
             episodes = list(range(len(store)))
             notes.append("The recorded episodes are those that the model was trained on.")
-    stride = 1 if store is None else steps_of(model.spec, store.spec)
-    if store is not None:
-        model.spec.check(datasets.Strided(store, stride).spec, ("world model", "store"))
+    recorded = None if store is None else datasets.Strided(store, steps_of(model.spec, store.spec))
+    if recorded is not None:
+        model.spec.check(recorded.spec, ("world model", "store"))
 
     def make() -> Session[object]:
-        world, missing = _world(env, model.spec, stride)
+        world, missing = simulator(env, model.spec)
         notes.extend(missing)
-        recorded = None if store is None else datasets.Strided(store, stride)
         return Session(model, recorded, episodes, world, seed)  # pyright: ignore[reportReturnType]
 
     server = Server(make, str(path), notes, port)
@@ -55,10 +54,13 @@ def _store(run: Run, data: str | None) -> tuple[datasets.EpisodeStore | None, li
         return None, [f"No recorded frames: {error}"]
 
 
-def _world(env: str, spec: Spec, repeat: int) -> tuple[Environment | None, list[str]]:
-    """The simulator of what the model imagines, or why there is none."""
+def simulator(env: str, spec: Spec) -> tuple[Environment | None, list[str]]:
+    """The simulator of what the model imagines, at the model's pace, or why there is none."""
+    size = next(iter(spec.cameras.values()), None)
     try:
-        world = envs.make(env, n=1, size=next(iter(spec.cameras.values()), None), repeat=repeat)
+        world = envs.make(env, n=1, size=size)
+        if (repeat := steps_of(spec, world.contract)) > 1:  # none has drawn a picture yet
+            world = envs.make(env, n=1, size=size, repeat=repeat)
         spec.check(world.contract, ("world model", "simulator"))
     except UsageError as error:
         return None, [f"No simulator: {error}"]
