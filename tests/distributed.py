@@ -12,7 +12,8 @@ from torch.distributed.tensor import DTensor
 
 from worldlab.policies import GroundingConfig
 from worldlab.runs import Run
-from worldlab.training import Device, FitConfig, create_run, fit, leave_the_others
+from worldlab.sharding import leave_the_others
+from worldlab.training import Device, FitConfig, create_run, fit
 from worldlab.trajectory import Trajectory
 
 BATCH, STEPS, KILLED = 8, 5, 3

@@ -377,12 +377,3 @@ def fit(
             if on_step is not None:
                 on_step(fitting.step)
     fitting.finish()
-
-
-def leave_the_others() -> None:
-    """Take leave of the processes that train together, if there are any: at the end of the last of their trainings.
-
-    Threads of gloo that still wait when the interpreter ends would abort it.
-    """
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()

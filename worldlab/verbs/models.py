@@ -55,7 +55,7 @@ class Train(Verb):
     @override
     def run(self) -> "Outcome":
         outcome = self._online(self.env) if self.env is not None else self._from_a_store()
-        from worldlab.training import leave_the_others
+        from worldlab.sharding import leave_the_others
 
         leave_the_others()
         return outcome
