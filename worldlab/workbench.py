@@ -234,7 +234,10 @@ def evaluate(
     if execution is not None and not execution.own_way:
         from worldlab.policies import execute
 
-        policy, way = execute(policy, execution, name), execution.describe()
+        policy = execute(policy, execution, name)
+        way = policy.describe()
+    folder = _results_folder(name, [env.replace("/", "-"), *conditions.describe(), *way, f"seed{seed}"])
+    folder.mkdir(parents=True, exist_ok=True)  # whoever may not write there is told before the episodes
     result = judge(policy, world, episodes, seed, name)
     values: dict[str, Json] = {
         **result.to_json(),
@@ -246,7 +249,6 @@ def evaluate(
     others = judge_controls(policy, world, episodes, seed) if controls else {}
     if controls:
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    folder = _results_folder(name, [env.replace("/", "-"), *conditions.describe(), *way, f"seed{seed}"])
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))
     succeeded = any(judged.successes for judged in (result, *others.values()))

@@ -14,8 +14,8 @@ K = 6
 class Counting:
     """Plan p says at its step j: time at which the step happens, and p."""
 
-    def __init__(self, executes=3):
-        self.spec, self.executes, self.told = make_spec(), executes, []
+    def __init__(self, executes=3, continues=True):
+        self.spec, self.executes, self.continues, self.told = make_spec(), executes, continues, []
 
     def reset(self, seeds):
         self.told = []
@@ -64,8 +64,12 @@ def test_only_a_continuing_policy_is_told_what_happens_meanwhile():
     drive(Execution(planner, ExecutionConfig(execute=3, delay=2)))
     assert planner.told[0] is None
     assert planner.told[1][0, :, 0].tolist() == [3, 4]
-    drive(Execution(planner, ExecutionConfig(execute=3, delay=2, continuing=False)))
-    assert planner.told == [None] * 4
+    for deaf, asked in ((planner, False), (Counting(continues=False), True)):
+        execution = Execution(deaf, ExecutionConfig(execute=3, delay=2, continuing=asked))
+        drive(execution)
+        assert deaf.told == [None] * 4
+        assert execution.describe() == ["execute=3", "delay=2", "naive"]
+    assert Execution(planner, ExecutionConfig(execute=3, delay=2)).describe() == ["execute=3", "delay=2"]
 
 
 def test_ensembling_is_the_weighted_mean_of_all_plans_oldest_first():
@@ -82,6 +86,8 @@ def test_ensembling_is_the_weighted_mean_of_all_plans_oldest_first():
         (ExecutionConfig(ensemble=0.01, delay=1), "do not go with it"),
         (ExecutionConfig(delay=-1), "at least 0"),
         (ExecutionConfig(execute=0), "at least 1"),
+        (ExecutionConfig(delay=4), "not there when the next is begun after 3; give --execute 4"),
+        (ExecutionConfig(execute=1, delay=2), "not there when the next is begun after 1"),
     ],
 )
 def test_what_makes_no_sense_is_refused(config, sentence):
@@ -99,9 +105,29 @@ def test_every_policy_plans(config):
     policy = make_policy(config)
     assert isinstance(policy, ChunkPolicy)
     obs = make_batch(make_spec(), b=2).obs.map(lambda x: x[:, 0])
-    execution = Execution(policy, ExecutionConfig(execute=1, delay=2))
+    execution = Execution(policy, ExecutionConfig(execute=2, delay=2))
     execution.reset([0, 1])
     first = policy.plan(obs)
-    assert execution.act(obs).shape == (2, 1, 6)
+    assert execution.act(obs).shape == (2, 2, 6)
     execution._plans = [first]
-    torch.testing.assert_close(execution.act(obs), first[:, 1:2])
+    torch.testing.assert_close(execution.act(obs), first[:, 2:4])
+
+
+@pytest.mark.parametrize("config", HEADS.values(), ids=HEADS)
+def test_what_is_planned_goes_on_from_what_is_committed_where_it_says_so(config):
+    policy = make_policy(config)
+    with torch.no_grad():  # or the plans of some heads are constant as yet
+        for weight in policy.head.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    obs = make_batch(make_spec(), b=2).obs.map(lambda x: x[:, 0])
+
+    def plan(committed):
+        policy.reset([0, 1])
+        return policy.plan(obs, committed)
+
+    free = plan(None)
+    committed = [free[:, :2], obs.state[:, None].expand(-1, 2, -1)]
+    plans = [plan(c) for c in committed]
+    for c, p in zip(committed, plans, strict=True):
+        torch.testing.assert_close(p[:, :2], c)
+    assert policy.continues != torch.equal(plans[0][:, 2:], plans[1][:, 2:])

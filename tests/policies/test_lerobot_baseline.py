@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from policies.synthetic import make_batch, make_policy, make_spec
+from policies.synthetic import TASKS, make_batch, make_policy, make_spec
 
 from worldlab import policies
 from worldlab.errors import UsageError
@@ -41,6 +41,19 @@ def test_it_plans_row_by_row_and_comes_back_from_a_run(policy, tmp_path):
     loaded = policies.load(run.path)
     loaded.reset(range(4))
     assert torch.equal(loaded.act(obs), together)
+
+
+def test_it_heeds_the_instruction_unless_told_nothing(policy):
+    obs = first(make_batch(make_spec(), b=2), 1)
+    other = replace(obs, task=(TASKS[0] if obs.task[0] != TASKS[0] else TASKS[1],))
+
+    def plan(policy, obs):
+        policy.reset([0])
+        return policy.act(obs)
+
+    assert not torch.equal(plan(policy, obs), plan(policy, other))
+    deaf = make_policy(replace(policy.config, words=False), make_spec())
+    assert torch.equal(plan(deaf, obs), plan(deaf, other))
 
 
 def test_padding_is_inert(policy):

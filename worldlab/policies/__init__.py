@@ -34,6 +34,7 @@ from worldlab.policies.regression_policy import RegressionConfig as RegressionCo
 from worldlab.policies.regression_policy import RegressionHead
 from worldlab.policies.state_policy import StateOnlyConfig as StateOnlyConfig
 from worldlab.policies.state_policy import StateOnlyPolicy as StateOnlyPolicy
+from worldlab.policies.text import TextTokenizer
 from worldlab.policies.token_policy import ParallelTokenConfig as ParallelTokenConfig
 from worldlab.policies.token_policy import ParallelTokenHead, TokenHead
 from worldlab.policies.token_policy import TokenConfig as TokenConfig
@@ -66,7 +67,8 @@ def _cameras(config: VLAConfigs, spec: Spec) -> dict[str, tuple[int, int]]:
     if config.grounding.weight > 0 and config.grounding.camera not in wanted:
         raise UsageError(
             f"grounding points into camera '{config.grounding.camera}', which the policy does not look through "
-            f"({', '.join(wanted) or 'no camera'}); name another with grounding.camera or set grounding.weight to 0."
+            f"({', '.join(wanted) or 'no camera'}); give one that name: `worldlab import --rename "
+            f"{config.grounding.camera}=observation.images.NAME`."
         )
     if missing := [name for name in wanted if name not in spec.cameras]:
         raise UsageError(f"the data has no camera '{missing[0]}'; it has {', '.join(spec.cameras) or 'none'}.")
@@ -137,7 +139,8 @@ def create(
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics)
     if isinstance(config, LeRobotConfig):
-        return LeRobotBaseline(config, spec, statistics)
+        told = TextTokenizer.of_words(tasks) if config.words and any(tasks) else None
+        return LeRobotBaseline(config, spec, statistics, told)
     pointing = config.grounding.camera if config.grounding.weight > 0 else None
     notes = note_examples(len(spec.state)) if config.state_in_prompt else ()
     make = Backbone.create if ancestor is None else ancestor.backbone
@@ -218,7 +221,9 @@ def of_description(description: Mapping[str, Json]) -> Trained:
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics).eval()
     if isinstance(config, LeRobotConfig):
-        return LeRobotBaseline(config, spec, statistics).eval()
+        known = description.get("words")  # runs of before have none
+        told = TextTokenizer.of_description(known) if isinstance(known, dict) else None
+        return LeRobotBaseline(config, spec, statistics, told).eval()
     architecture, words = description["backbone"], description["head"]
     assert isinstance(architecture, dict)
     assert isinstance(words, str | None)

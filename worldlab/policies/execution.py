@@ -30,6 +30,11 @@ class ChunkPolicy(Protocol):
         """Actions of a chunk that it would execute."""
         ...
 
+    @property
+    def continues(self) -> bool:
+        """Whether what it plans goes on from committed actions, as real-time chunking needs."""
+        ...
+
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed."""
         ...
@@ -56,19 +61,13 @@ class ExecutionConfig:
     """Control steps that a plan takes to compute, on a clock of control steps, so that results do not depend on the
     machine. Meanwhile the previous plan is executed."""
     continuing: bool = True
-    """Whether the policy is told what will be executed meanwhile (real-time chunking). Otherwise the new plan simply
-    takes over where it has got to."""
+    """Whether the policy is told what will be executed meanwhile (real-time chunking). Otherwise, and where it cannot
+    make use of that, the new plan simply takes over where it has got to."""
 
     @property
     def own_way(self) -> bool:
         """Whether nothing was asked for."""
         return self == ExecutionConfig(continuing=self.continuing)
-
-    def describe(self) -> list[str]:
-        """What was asked for, NAME=VALUE."""
-        asked = {"execute": self.execute, "ensemble": self.ensemble, "delay": self.delay or None}
-        named = [f"{name}={value:g}" for name, value in asked.items() if value is not None]
-        return named if self.continuing or not self.delay else [*named, "naive"]
 
 
 class Execution:
@@ -78,7 +77,8 @@ class Execution:
         """Nothing is computed before the first `act`.
 
         Raises:
-            UsageError: a number makes no sense, or two ways exclude each other.
+            UsageError: a number makes no sense, two ways exclude each other, or a plan would take longer to compute
+                than what is executed of the one before.
         """
         if config.ensemble is not None and (config.execute not in (None, 1) or config.delay):
             raise UsageError(
@@ -88,13 +88,27 @@ class Execution:
             raise UsageError(
                 f"--delay must be at least 0 and --execute at least 1; got {config.delay}, {config.execute}."
             )
+        self.executes = config.execute or policy.executes
+        if config.delay > self.executes:
+            raise UsageError(
+                f"a plan that takes {config.delay} steps to compute is not there when the next is begun after "
+                f"{self.executes}; give --execute {config.delay} or more."
+            )
         self.policy, self.config = policy, config
+        self.continuing = config.continuing and policy.continues
         self._plans: list[Float[Tensor, "b k a"]] = []
 
     @property
     def spec(self) -> Spec:
         """The policy's."""
         return self.policy.spec
+
+    def describe(self) -> list[str]:
+        """How it executes, where that was asked for: NAME=VALUE."""
+        config = self.config
+        asked = {"execute": config.execute, "ensemble": config.ensemble, "delay": config.delay or None}
+        named = [f"{name}={value:g}" for name, value in asked.items() if value is not None]
+        return named if self.continuing or not config.delay else [*named, "naive"]
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed."""
@@ -120,9 +134,9 @@ class Execution:
 
     def _chunked(self, obs: Observation) -> Float[Tensor, "b m a"]:
         """The first actions of a new plan, which begins with what is left of the previous one while it computes."""
-        delay, execute = self.config.delay, self.config.execute or self.policy.executes
+        delay, execute = self.config.delay, self.executes
         meanwhile = self._plans[-1][:, execute : execute + delay] if self._plans and delay else None
-        plan = self.policy.plan(obs, meanwhile if self.config.continuing else None)
+        plan = self.policy.plan(obs, meanwhile if self.continuing else None)
         if execute + delay > plan.shape[1]:
             raise UsageError(
                 f"the policy plans {plan.shape[1]} actions, too few to execute {execute} and compute for {delay} more."

@@ -1,7 +1,9 @@
 """LeRobot's own policies, trained by worldlab on the same windows: ACT and Diffusion Policy, to hold the heads against.
 
-Network, loss and sampler are LeRobot's; labels, masks and evaluation are those of every other policy here. Neither
-reads the instruction. LeRobot takes 10 s to import; nothing here does so before a policy is built.
+Network, loss and sampler are LeRobot's; targets, masks and evaluation are those of every other policy here. Neither
+has a language model: which words the instruction has stands in LeRobot's `observation.environment_state`, as
+multi-task versions of both give a one-hot task. LeRobot takes 10 s to import; nothing here does so before a policy
+is built.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,13 +18,14 @@ from worldlab import seeding
 from worldlab.errors import UsageError
 from worldlab.normalize import Standardize, Statistics
 from worldlab.policies.chunks import Chunks, check_company, check_execute
+from worldlab.policies.text import TextTokenizer
 from worldlab.runs import Json, described
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 if TYPE_CHECKING:
     from lerobot.policies.pretrained import PreTrainedPolicy
 
-_STATE, _IMAGE = "observation.state", "observation.images."
+_STATE, _IMAGE, _WORDS = "observation.state", "observation.images.", "observation.environment_state"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,12 +38,16 @@ class LeRobotConfig:
     """Which of LeRobot's policies."""
     cameras: tuple[str, ...] | None = None
     """Cameras to look through; None takes all that the data has."""
+    words: bool = True
+    """Whether they are told which of the data's words are in the instruction, one number each."""
     width: int = 128
     """Of ACT's transformer, and of Diffusion Policy's first layer of its U-Net, whose second is twice as wide."""
     chunk: int = 8
     """Actions predicted at once; Diffusion Policy needs a multiple of 4."""
     execute: int = 4
     """Actions executed before looking again."""
+    pace: float | None = 1.2
+    """See `VLAConfig`."""
     ddim_steps: int = 10
     """Denoising steps of Diffusion Policy."""
 
@@ -48,8 +55,10 @@ class LeRobotConfig:
 class LeRobotBaseline(nn.Module):
     """A `Policy` and a `Trainable` around a `PreTrainedPolicy`."""
 
-    def __init__(self, config: LeRobotConfig, spec: Spec, statistics: Statistics) -> None:
-        """`spec` is that of the data, with its privileged columns.
+    def __init__(
+        self, config: LeRobotConfig, spec: Spec, statistics: Statistics, words: TextTokenizer | None = None
+    ) -> None:
+        """`spec` is that of the data, with its privileged columns; without `words` no instruction is read.
 
         Raises:
             UsageError: a camera is missing, or the sizes do not fit each other.
@@ -61,23 +70,29 @@ class LeRobotBaseline(nn.Module):
             raise UsageError(f"the data has no camera '{missing[0]}'; it has {', '.join(spec.cameras) or 'none'}.")
         if config.family == "diffusion" and config.chunk % 4:
             raise UsageError(f"LeRobot's Diffusion Policy needs a chunk that is a multiple of 4, not {config.chunk}.")
-        self.config, self.statistics = config, statistics
+        self.config, self.statistics, self.words = config, statistics, words
         self.spec = replace(spec, cameras={name: spec.cameras[name] for name in names})
         self.scale_state = Standardize(statistics.state)
-        self.chunks = Chunks(spec, statistics, config.chunk, None)
-        self.policy = _build(config, self.spec)
+        self.chunks = Chunks(spec, statistics, config.chunk, config.pace)
+        self.policy = _build(config, self.spec, 0 if words is None else words.size)
         self._seeds: tuple[int, ...] = ()
         self._step = 0
 
     def describe(self) -> dict[str, Json]:
         """What config.json needs, so that `worldlab.policies.load` can build the module again."""
-        return described(self.config.kind, model=self.config, spec=self.spec, statistics=self.statistics)
+        words = None if self.words is None else self.words.describe()
+        return described(self.config.kind, model=self.config, spec=self.spec, statistics=self.statistics, words=words)
 
     def _batch(self, obs: Observation) -> dict[str, Tensor]:
         """LeRobot's keys, normalised as its pre-processor would."""
         seen = {f"{_IMAGE}{name}": obs.images[name].movedim(-1, -3).float() / 127.5 - 1 for name in self.spec.cameras}
-        state = self.scale_state(obs.state)
-        return {**seen, _STATE: state[:, None] if self.config.family == "diffusion" else state}
+        facts = {_STATE: self.scale_state(obs.state)}
+        if self.words is not None:
+            ids, real = self.words(obs.task)
+            facts[_WORDS] = torch.zeros(len(ids), self.words.size).scatter_add_(1, ids, real.float()).to(obs.state)
+        if self.config.family == "diffusion":  # whose observations have a time axis
+            facts = {name: fact[:, None] for name, fact in facts.items()}
+        return seen | facts
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """LeRobot's own loss over the steps that are real; see `VLA.loss`."""
@@ -91,6 +106,11 @@ class LeRobotBaseline(nn.Module):
     def executes(self) -> int:
         """Actions of a chunk that are executed before looking again."""
         return self.config.execute
+
+    @property
+    def continues(self) -> bool:
+        """Neither looks at what is committed."""
+        return False
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed."""
@@ -114,8 +134,9 @@ class LeRobotBaseline(nn.Module):
         check_company(obs, len(self._seeds))
         device = self.scale_state.mean.device
         rows: list[Tensor] = []
+        seen = self._batch(obs.map(lambda x: x.to(device)))
         for i, seed in enumerate(self._seeds):
-            row = self._batch(obs.map(lambda x, i=i: x[i : i + 1].to(device)))
+            row = {name: x[i : i + 1] for name, x in seen.items()}
             noise: Mapping[str, Tensor] = {}
             if self.config.family == "diffusion":
                 noise = {"noise": seeding.normal([seed], self._step, (self.config.chunk, len(self.spec.action)))}
@@ -127,12 +148,14 @@ class LeRobotBaseline(nn.Module):
         )
 
 
-def _build(config: LeRobotConfig, spec: Spec) -> "PreTrainedPolicy":
-    """The policy with fresh weights."""
+def _build(config: LeRobotConfig, spec: Spec, words: int) -> "PreTrainedPolicy":
+    """The policy with fresh weights, told of so many words."""
     from lerobot.configs import FeatureType, PolicyFeature
 
     inputs = {f"{_IMAGE}{n}": PolicyFeature(FeatureType.VISUAL, (3, *size)) for n, size in spec.cameras.items()}
     inputs[_STATE] = PolicyFeature(FeatureType.STATE, (len(spec.state),))
+    if words:
+        inputs[_WORDS] = PolicyFeature(FeatureType.ENV, (words,))
     outputs = {"action": PolicyFeature(FeatureType.ACTION, (len(spec.action),))}
     if config.family == "act":
         from lerobot.policies.act.configuration_act import ACTConfig

@@ -74,6 +74,11 @@ class StateOnlyPolicy(nn.Module):
         """Actions of a chunk that are executed before looking again."""
         return self.config.execute
 
+    @property
+    def continues(self) -> bool:
+        """It does not look at what is committed."""
+        return False
+
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed; nothing is random."""
         self._episodes = len(seeds)

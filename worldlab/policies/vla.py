@@ -128,6 +128,11 @@ class VLA(nn.Module):
         """Actions of a chunk that are executed before looking again."""
         return self.config.execute
 
+    @property
+    def continues(self) -> bool:
+        """Whether its head goes on from committed actions."""
+        return self.head.continues
+
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed."""
         self._seeds, self._step = tuple(seeds), 0
@@ -145,8 +150,9 @@ class VLA(nn.Module):
         """The whole chunk of each episode, in environment units.
 
         With `committed`, the actions that will be executed while this computes, the chunk begins with them, and the
-        rest is sampled given them, if the head can: real-time chunking (Black, Galliker and Levine 2025,
-        arXiv:2506.07339). At most a whole chunk is taken from them.
+        rest is sampled given them, if the head can (`continues`): what real-time chunking is for (Black, Galliker and
+        Levine 2025, arXiv:2506.07339), though without their guidance towards the rest of the previous chunk. At most a
+        whole chunk is taken from them.
 
         On a CPU every episode is computed alone: the kernels there round a row differently depending on the rows beside
         it, and an episode must not depend on its company. On other devices the batch is computed at once, and rows
