@@ -118,6 +118,10 @@ def test_a_contest_is_held_and_goes_on(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main([*command, "--heads", "fast", "--chunk", "4"])
     assert "holds a contest with chunk 8, not 4" in capsys.readouterr().err
+    for other, said in ((out / "table.md", "is a file"), (out / "fast-0", "run of kind 'fast'")):
+        with pytest.raises(SystemExit):
+            main([*command, "--heads", "fast", "--out", str(other)])
+        assert said in capsys.readouterr().err
     main(["collect", "worldlab/Reach-v0", "--episodes", "2", "--out", data, "--workers", "1", "--seed", "100"])
     with pytest.raises(SystemExit):
         main([*command, "--heads", "fast"])

@@ -23,6 +23,7 @@ from worldlab import datasets, envs, policies, workbench
 from worldlab.errors import UsageError, unknown
 from worldlab.eval.open_loop import action_error, median_latency_ms
 from worldlab.eval.rates import over_training_seeds
+from worldlab.policies.backbone_config import FUSIONS
 from worldlab.policies.chunks import check_execute, expert_columns, labels
 from worldlab.presets import HEADS, LOOKS, Look, TrainConfig, policy_recipe
 from worldlab.runs import Json, Run, provenance, write_atomically
@@ -30,7 +31,6 @@ from worldlab.training import CLOCKS, Clock, Device, pick_device
 from worldlab.trunk import Trunk
 from worldlab.workbench import Outcome
 
-FUSIONS = ("llava", "anyres", "qformer", "flamingo", "native")
 _HELD_OUT = 20
 _WINDOWS = 512
 
@@ -173,10 +173,14 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
 def _open(contest: Contest, store: datasets.EpisodeStore, out: Path) -> None:
     """Begin a contest, or go on with the same one (with more seeds, heads or fusions)."""
     data = {"data_id": store.id, "data_episodes": len(store)}
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"'{out}' is a file; a contest needs a folder.")
     if not out.exists() or not any(out.iterdir()):
         Run.create(out, {"kind": "bakeoff", **asdict(contest), **data, "provenance": provenance(0)})
         return
     before = Run.open(out).config
+    if before.get("kind") != "bakeoff":
+        raise UsageError(f"'{out}' holds a run of kind '{before.get('kind')}', not a contest; use another --out.")
     fixed = {name: before.get(name) for name in ("task", "data", "steps", "minutes", "chunk", "episodes")}
     now = {name: value for name, value in asdict(contest).items() if name in fixed}
     if fixed != now:

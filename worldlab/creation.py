@@ -1,5 +1,6 @@
 """An untrained model for a recipe and its data: fresh, or going on from an earlier run."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from worldlab import datasets, dynamics
 from worldlab.envs.tasks import NAMES, TASKS
 from worldlab.seeding import key
+from worldlab.trajectory import concatenate
 
 if TYPE_CHECKING:
     from worldlab.policies import Trained
@@ -14,6 +16,9 @@ if TYPE_CHECKING:
     from worldlab.policies.contrastive import Contrastive
     from worldlab.policies.inherit import Ancestor
     from worldlab.presets import TrainConfig
+
+_EXAMPLES = 4096
+"""Windows from which a head learns its words."""
 
 
 def create_model(
@@ -33,8 +38,10 @@ def create_model(
     examples = None
     if policies.needs_examples(config.model):
         known, _ = config.split(len(store))
-        chunks = datasets.Windows(store, length=config.model.chunk, batch=4096, observed=1, seed=seed, episodes=known)
-        examples = chunks[0]
+        chunks = datasets.Windows(store, length=config.model.chunk, batch=64, observed=1, seed=seed, episodes=known)
+        # Words are of actions alone: the pictures of so many windows would not fit into memory.
+        parts = (chunks[i] for i in range(_EXAMPLES // chunks.batch))
+        examples = concatenate([replace(part, obs=replace(part.obs, images={})) for part in parts])
     return policies.create(config.model, store.spec, statistics, store.tasks, examples, ancestor)
 
 

@@ -149,6 +149,11 @@ def stack(episodes: Sequence[Trajectory]) -> Trajectory:
     return _together([e.map(pad) for e in episodes], torch.stack, tuple(e.obs.task[0] for e in episodes))
 
 
+def concatenate(batches: Sequence[Trajectory]) -> Trajectory:
+    """The entries of several batches as one batch."""
+    return _together(batches, torch.cat, tuple(task for batch in batches for task in batch.obs.task))
+
+
 def join(parts: Sequence[Trajectory]) -> Trajectory:
     """Consecutive parts of the same episodes as one trajectory, leading axes *b t."""
     axis = parts[0].valid.ndim - 1

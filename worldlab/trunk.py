@@ -68,6 +68,8 @@ class Trunk:
         """That trunk with what differs."""
         if self.fusion is not None:
             trunk = _fused(trunk, self.fusion)
+        if self.vision is not None and trunk.fusion == "native":
+            raise UsageError(f"native fusion has no vision tower, so --vision {self.vision} has no place in it.")
         vision, language = self.vision, self.language
         if self.backbone is not None:
             from worldlab.policies.checkpoints import parts_of

@@ -117,6 +117,8 @@ def test_a_backbone_fills_the_parts_that_it_has(parts):
     assert Trunk(fusion="anyres", frozen=("language",), lora=2).instead_of(TINY) == (
         replace(TINY, fusion="anyres", image=TINY.image // 2, frozen=("language",), lora=2)
     )
+    with pytest.raises(UsageError, match="--vision clip has no place"):
+        Trunk(fusion="native", vision="clip").instead_of(TINY)
     for trunk in (Trunk(fusion="lava"), Trunk(frozen=("visoin",))):
         with pytest.raises(UsageError, match="Did you mean"):
             trunk.instead_of(TINY)

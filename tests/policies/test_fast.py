@@ -79,7 +79,7 @@ def test_a_sequence_of_another_length_is_refused(tokenizer):
 
 
 def test_a_vocabulary_smaller_than_the_alphabet_is_refused():
-    with pytest.raises(UsageError, match="larger vocabulary or a smaller scale"):
+    with pytest.raises(UsageError, match="range too widely"):
         FastTokenizer.learn(chunks(100), 100.0, 64)
 
 

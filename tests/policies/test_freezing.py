@@ -66,6 +66,13 @@ def test_adapters_start_as_nothing_and_leave_what_they_adapt_alone():
     assert sum("lora_B" in name for name in part) == 7 + 6
 
 
+def test_adapters_learn_beside_what_is_frozen_by_name():
+    changed = step(make(lora=2, lora_parts=("vision", "language"), frozen=("vision", "language")))
+    part = {name for name in changed if name.startswith(("backbone.language.", "backbone.fusion.tower."))}
+    assert sum("lora_B" in name for name in part) == 7 + 6
+    assert all("lora_" in name for name in part)
+
+
 def test_adapters_live_in_the_runs_one_file(tmp_path):
     policy = make(lora=2)
     step(policy)

@@ -1,12 +1,13 @@
 """What each stage before the actions learns, leaves as it is, and hands on."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 from policies.synthetic import HEADS, TASKS, TINY, make_batch, make_policy, make_spec, make_statistics
 from torch.nn.functional import normalize
-from transformers import SiglipConfig, SiglipModel
+from transformers import PreTrainedTokenizerFast, SiglipConfig, SiglipModel
 from transformers.models.clip.modeling_clip import clip_loss
 
 from worldlab import policies
@@ -226,6 +227,18 @@ def test_what_cannot_be_gone_on_with_is_refused_in_one_sentence(tmp_path):
     adapted = Ancestor(save(make_policy(lora), tmp_path / "lora"))
     with pytest.raises(UsageError, match="--lora 2 would work"):
         adapted.under(TINY)
+
+
+def test_a_checkpoint_that_writes_by_a_layer_of_its_own_is_not_taught_words(tmp_path):
+    made = make_stage("align").backbone
+    for tied, where in ((False, tmp_path / "untied"), (True, tmp_path / "tied")):
+        made.language.config.tie_word_embeddings = tied
+        made.language.save_pretrained(where)
+        words = {"pad_token": "[PAD]", "unk_token": "[UNK]"}
+        PreTrainedTokenizerFast(tokenizer_object=made.tokenizer._tokenizer, **words).save_pretrained(where)
+        config = replace(STAGES["align"], backbone=replace(TINY, language=str(where)))
+        with nullcontext() if tied else pytest.raises(UsageError, match="another layer than its embeddings"):
+            stages.create(config, make_spec(), TASKS)
 
 
 def test_a_stage_without_labels_or_tower_is_refused_in_one_sentence():

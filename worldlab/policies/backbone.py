@@ -113,12 +113,16 @@ class Backbone(nn.Module):
         return self._description
 
     def _freeze(self) -> None:
-        """Take the gradient from the parts that the config names."""
+        """Take the gradient from the parts that the config names; what was put beside them, LoRA, learns on."""
         tower = self.fusion.tower
+
+        def own(model: nn.Module | None) -> list[nn.Parameter]:
+            return [] if model is None else [p for name, p in model.named_parameters() if "lora_" not in name]
+
         between = [p for name, p in self.fusion.named_parameters() if not name.startswith("tower.")]
         parts = {
-            "vision": [] if tower is None else list(tower.parameters()),
-            "language": list(self.language.parameters()),
+            "vision": own(tower),
+            "language": own(self.language),
             "embeddings": list(self.language.get_input_embeddings().parameters()),
             "fusion": between,
         }

@@ -55,7 +55,7 @@ class FastTokenizer:
         if high - low >= vocabulary:
             raise UsageError(
                 f"FAST needs {high - low + 1} words for the coefficients of these actions at scale {scale:g}, and may "
-                f"have {vocabulary}; a larger vocabulary or a smaller scale would work."
+                f"have {vocabulary}: they range too widely to be written at this scale."
             )
         words = Tokenizer(models.BPE())
         alphabet = [chr(_FIRST + i) for i in range(high - low + 1)]

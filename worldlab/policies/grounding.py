@@ -72,7 +72,7 @@ class Labels:
         if "zone" in at and self.colours and not self.zone:
             raise UsageError(
                 f"the policy is to point at the zone, and these data do not say where camera '{camera}' sees one; "
-                "collect them again, or leave 'zone' out of grounding.at."
+                "collect them again."
             )
 
     def draw(self, task: tuple[str, ...], privileged: Float[Tensor, "b z"], share: float) -> Pointing:
@@ -152,7 +152,7 @@ class Grounding(nn.Module):
 
     def point(self, logp: Float[Tensor, "*b m"]) -> Float[Tensor, "*b 2"]:
         """The expected (u, v)."""
-        return logp.exp() @ self.centres
+        return (logp.exp()[..., None] * self.centres).sum(-2)  # a product of matrices would be rounded to bf16
 
     def share(self, point: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b m"]:
         """The bilinear weights of a point among the patch centres: the distribution whose mean is the point."""

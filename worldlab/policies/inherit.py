@@ -16,6 +16,9 @@ from worldlab.policies.backbone_config import LANGUAGE_FAMILIES
 from worldlab.policies.text import TextTokenizer
 from worldlab.runs import Run
 
+_TOLD = 8
+"""Words that a refusal names."""
+
 
 @dataclass(frozen=True)
 class Report:
@@ -96,9 +99,10 @@ class Ancestor:
         assert isinstance(language, dict)
         words = Tokenizer.from_str(str(text["json"]))
         if unknown := _unknown(words, [*tasks, *notes]):
+            some = ", ".join(unknown[:_TOLD]) + (f" and {len(unknown) - _TOLD} more" if len(unknown) > _TOLD else "")
             raise UsageError(
-                f"'{self.path}' does not know the words {', '.join(unknown)} of this data's instructions; begin the "
-                "stages again with this version and this data, or leave --init out."
+                f"'{self.path}' does not know the words {some} that this policy reads (in instructions, or as numbers "
+                "in its prompt); begin from a stage, which knows all tasks, or leave --init out."
             )
         ids = language["vocab_size"]
         assert isinstance(ids, int)

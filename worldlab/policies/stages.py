@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter
 
 from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone
+from worldlab.policies.backbone_config import LANGUAGE_FAMILIES
 from worldlab.policies.captioning import Captioning, CaptioningConfig
 from worldlab.policies.captions import Reader, prompts, replies
 from worldlab.policies.contrastive import Contrastive, ContrastiveConfig
@@ -34,7 +35,8 @@ def create(
         ancestor: whose trunk is gone on with.
 
     Raises:
-        UsageError: a camera is missing, a pretrained part cannot be read, or the data has no labels.
+        UsageError: a camera is missing, a pretrained part cannot be read or cannot be taught words, or the data has no
+            labels.
     """
     make = Backbone.create if ancestor is None else ancestor.backbone
     colours = Reader(spec, config.camera).colours
@@ -43,7 +45,19 @@ def create(
     backbone = make(
         config.backbone, _cameras(config, spec), [*tasks, *prompts(colours)], notes=notes, pointing=config.camera
     )
+    if isinstance(config, CaptioningConfig):
+        _check_writing(backbone)
     return _assemble(config, spec, backbone)
+
+
+def _check_writing(backbone: Backbone) -> None:
+    """Raise `UsageError` for a checkpoint that writes by a layer of its own, which the trunk does not have."""
+    name = backbone.config.language
+    if name not in LANGUAGE_FAMILIES and not backbone.language.config.tie_word_embeddings:
+        raise UsageError(
+            f"'{name}' writes by another layer than its embeddings, which policies do not load, so it cannot be taught "
+            "words here; choose one that ties the two, such as SmolLM2 or Gemma, or leave this stage out."
+        )
 
 
 def of_description(description: Mapping[str, Json]) -> Contrastive | Captioning:

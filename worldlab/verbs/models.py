@@ -199,7 +199,8 @@ class Bakeoff(Verb):
 
     @override
     def run(self) -> "Outcome":
-        from worldlab.bakeoff import FUSIONS, Contest, bakeoff
+        from worldlab.bakeoff import Contest, bakeoff
+        from worldlab.policies.backbone_config import FUSIONS
         from worldlab.presets import HEADS
 
         if self.seed:
