@@ -40,7 +40,7 @@ def main(published: str, *runs: str) -> None:
             smooth = np.convolve(earned, np.ones(WINDOW) / WINDOW, "valid")
             ax.plot(at[WINDOW - 1 :], smooth, f"C{i}", lw=1, label=f"worldlab, seed {run.config['provenance']['seed']}")
             for result in evaluations(run):
-                ax.plot([at[-1] + 1000], [float(str(result["mean_return"]))], f"C{i}o")
+                ax.plot([at[-1]], [float(str(result["mean_return"]))], f"C{i}o")
         ax.set(title=f"{task} ({kind})", xlabel="environment steps", xlim=(0, 60_000), ylim=(0, 1000))
     axes[0].set_ylabel("return")
     most = max(axes, key=lambda ax: len(ax.lines))

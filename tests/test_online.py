@@ -43,13 +43,20 @@ def test_it_acts_as_often_as_it_should_and_keeps_what_happened(run):
     assert store.lengths.tolist() == [201] * 4
     assert store.seeds.tolist() == [4_000_000 + i for i in range(4)]
     lines = [json.loads(line) for line in (run / summaries.EPISODES).read_text().splitlines()]
-    assert [(line["episode"], line["env_steps"]) for line in lines] == [(2, 400), (3, 600)]
+    assert [(line["episode"], line["env_steps"]) for line in lines] == [(2, 600), (3, 800)]
     assert [line["step"] for line in lines] == [1, 11]
     for line in lines:
         assert line["return"] == pytest.approx(float(store[line["episode"]].reward.sum()), rel=1e-5)
     for episode in store:  # actions are held for two steps
         action = episode.action[:-1]
         assert torch.equal(action[::2], action[1::2])
+
+
+def test_actions_that_did_not_last_are_not_taken_for_such_that_did(run):
+    store = datasets.EpisodeStore(run / online.STORE)
+    datasets.check_held(store, 2)
+    with pytest.raises(UsageError, match="last 3 control steps, and those of"):
+        datasets.check_held(store, 3)
 
 
 def test_batch_i_is_of_the_episodes_due_by_then(run):

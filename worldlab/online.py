@@ -54,7 +54,7 @@ class Replay:
         """Batch `step`."""
         due = self._random_steps + int(step * self._pace)
         while (taken := np.cumsum(self.store.lengths - 1))[-1] < due:
-            self._collect(step, int(taken[-1]))
+            self._collect(step)
         episodes = int(np.searchsorted(taken, due)) + 1
         if self._cut is None or self._cut[0] != episodes:
             options = asdict(self.windows)
@@ -72,11 +72,12 @@ class Replay:
         """Control steps for each optimizer step."""
         return self.windows.batch * self.windows.length * self.windows.stride / self.online.ratio
 
-    def _collect(self, step: int, taken: int) -> None:
+    def _collect(self, step: int) -> None:
         """Act for an episode, as the model does now."""
         self.model.explore = True
         earned = _episode(self.model, self.world, self.store, self.seed)
         self.model.explore = False
+        taken = int((self.store.lengths - 1).sum())
         self.run.log({"episode": len(self.store) - 1, "env_steps": taken, "step": step, "return": earned}, EPISODES)
 
 

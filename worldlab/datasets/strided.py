@@ -2,9 +2,26 @@
 
 from dataclasses import replace
 
+import torch
+
 from worldlab.datasets.store import EpisodeStore
 from worldlab.errors import UsageError
 from worldlab.trajectory import Spec, Trajectory
+
+_LOOKED_AT = 4
+"""Episodes that tell whether a store's actions were held."""
+
+
+def check_held(store: EpisodeStore, stride: int) -> None:
+    """Raise `UsageError` where actions of the first episodes changed within a stride."""
+    for i in range(min(_LOOKED_AT, len(store)) if stride > 1 else 0):
+        action = store[i].action[:-1]
+        first = torch.arange(len(action)) // stride * stride
+        if not torch.equal(action, action[first]):
+            raise UsageError(
+                f"this model's actions last {stride} control steps, and those of '{store.path}' do not; take a store "
+                f"in which they were held, such as the replay.zarr of a run of this preset with --env."
+            )
 
 
 class Strided:
@@ -14,10 +31,11 @@ class Strided:
         """`stride` is in control steps.
 
         Raises:
-            UsageError: it is not positive.
+            UsageError: it is not positive, or actions were not held for so long.
         """
         if stride < 1:
             raise UsageError(f"a stride is at least 1 control step; got {stride}.")
+        check_held(store, stride)
         self.store, self.stride = store, stride
 
     @property
