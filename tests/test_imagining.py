@@ -18,6 +18,7 @@ from worldlab.imagining import imagine
 from worldlab.policies import RandomPolicy
 from worldlab.rollout import rollout
 from worldlab.runs import Run
+from worldlab.trajectory import stack
 
 DOCS = Path(__file__).parent.parent / "docs" / "imagining.md"
 
@@ -73,6 +74,17 @@ def test_a_policy_that_cannot_act_here_is_refused(lab, monkeypatch):
         imagine(lab / "runs" / "push-model", lab / "data" / "push.zarr", branches=("runs/other",), device="cpu")
 
 
+def test_branches_go_on_after_success_where_the_episodes_did(lab, tmp_path, monkeypatch):
+    recorded = datasets.EpisodeStore(lab / "data" / "push.zarr")
+    with datasets.EpisodeStore.create(tmp_path / "held.zarr", recorded.spec, {**recorded.provenance, "hold": 7}) as s:
+        s.append(stack(list(recorded)), range(len(recorded)))
+    made, make = [], envs.make
+    monkeypatch.setattr("worldlab.imagining.envs.make", lambda *a, **k: made.append(k["hold"]) or make(*a, **k))
+    for data in (recorded.path, tmp_path / "held.zarr"):
+        imagine(lab / "runs" / "push-model", data, horizon=1, branches=2, starts=1, device="cpu")
+    assert made == [0, 7]
+
+
 def test_a_store_of_another_environment_is_refused(lab, tmp_path):
     with datasets.EpisodeStore.create(tmp_path / "other.zarr", replace(COUNT_SPEC, fps=10), {}) as store:
         store.append(rollout(Ones(), CountEnv(), seed=0, max_steps=5), range(4))
@@ -83,10 +95,13 @@ def test_a_store_of_another_environment_is_refused(lab, tmp_path):
 def test_actions_that_cannot_be_read_are_refused(lab, tmp_path):
     (tmp_path / "bad.npy").write_text("no actions")
     np.save(tmp_path / "flat.npy", np.zeros(6))
+    with (tmp_path / "several.npy").open("wb") as file:
+        np.savez(file, a=np.zeros(6))
     for name, sentence in (
         ("bad.npy", "could not read"),
         ("flat.npy", "one row a step"),
         ("none.npy", "could not read"),
+        ("several.npy", "no array of numbers"),
     ):
         with pytest.raises(UsageError, match=sentence):
             imagine(lab / "runs" / "push-model", lab / "data" / "push.zarr", branches=(str(tmp_path / name),))

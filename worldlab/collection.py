@@ -81,6 +81,7 @@ class Recorder:
         self._world = recipe.world(recipe.n, threads)
         self._actor = recipe.actor(self._world)
         self._store = datasets.EpisodeStore.create(part, self._world.contract, about)
+        self._store.become_writer()  # or another collection into the same store would take it for an abandoned part
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
 
@@ -129,10 +130,10 @@ def collect(
         episodes: how many to keep.
         seed: of the collection; another one records other episodes.
         workers: processes; 0 is one per core where there is enough to do.
-        on_wave: told how many episodes were kept and tried so far.
+        on_wave: told how many episodes were worth keeping and how many were tried so far.
 
     Returns:
-        The store, and how many episodes were kept and tried.
+        The store, how many episodes were worth keeping, which may be more than were asked for, and how many were tried.
 
     Raises:
         UsageError: a size makes no sense, the store holds episodes of another kind or environment, none of the first
@@ -144,7 +145,7 @@ def collect(
             f"of at least 0; got {episodes}, {recipe.n}, {recipe.size}, {workers} and {recipe.noise}."
         )
     recipe = replace(recipe, env=envs.full_id(recipe.env))
-    about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, **provenance(seed)}
+    about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, "hold": recipe.hold, **provenance(seed)}
     if recipe.noise and recipe.policy != "expert":
         raise UsageError(f"noise disturbs the expert alone; '{recipe.policy}' acts without.")
     world = recipe.world(1, 1)
@@ -158,10 +159,10 @@ def collect(
     try:
         with closing(_waves(recipe, store.path, about, seeds, shared_by)) as waves:
             for good in waves:
-                kept, tried = min(kept + good, episodes), tried + recipe.n
+                kept, tried = kept + good, tried + recipe.n
                 if on_wave is not None:
                     on_wave(kept, tried)
-                if kept == episodes:
+                if kept >= episodes:
                     break
                 if kept == 0 and tried >= _HOPELESS * recipe.n:
                     raise UsageError(
@@ -169,8 +170,8 @@ def collect(
                     )
     finally:
         _merge(store, most=episodes)
-    if (written := len(store) - before) < kept:
-        raise UsageError(f"only {written} of {kept} episodes were written to '{out}'; is the disk full?")
+    if (written := len(store) - before) < (due := min(kept, episodes)):
+        raise UsageError(f"only {written} of {due} episodes were written to '{out}'; is the disk full?")
     return store, kept, tried
 
 
@@ -183,6 +184,11 @@ def _open(out: str, world: Environment, about: dict[str, Json]) -> datasets.Epis
     store.spec.check(spec, ("store", "environment"))
     if (made := store.provenance.get("env")) not in (None, about["env"]):
         raise UsageError(f"'{out}' holds episodes of {made}, not {about['env']}; use another store.")
+    if len(store) and (held := store.provenance.get("hold", 0)) != about["hold"]:
+        raise UsageError(
+            f"'{out}' holds episodes that went on for {held} steps of success, not {about['hold']}: "
+            f"give --hold {held}, or use another store."
+        )
     if len(store) and ("physics" in store.columns) != isinstance(world, Restorable):
         raise UsageError(
             f"'{out}' does not say of its episodes what {about['env']} records (physics); use another store."

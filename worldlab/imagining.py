@@ -44,7 +44,9 @@ def imagine(
     store = datasets.Strided(recorded, stride)
     model.spec.check(store.spec, ("world model", "store"))
     size = next(iter(model.spec.cameras.values()), None)
-    world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride)
+    # Success must hold as it had to when the data were made, or branches would end where those episodes went on.
+    hold = int(str(recorded.provenance.get("hold", 0)))
+    world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride, hold=hold)
     if probe or (bodies_of(store.spec) and not bodies_of(model.spec)):
         trained, whose = [i for i in range(len(store)) if i not in episodes], "training episodes"
         if not trained:  # the model was trained on another store: half of this one is for the probe
@@ -70,9 +72,19 @@ def imagine(
     command = f"worldlab imagine {path} --data {data} --horizon {horizon} {ways} --starts {starts} --seed {seed}"
     command += " --probe" if probe else ""
     page = evaluation.write_imagined(result, path, command=command, provenance=provenance(seed), note=note)
-    errors = {str(h): error for h, error in result["effect_error"].value.items()}
+    return Outcome(f"{_said(result)}: {page}", values)
+
+
+def _said(result: evaluation.CounterfactualResult) -> str:
+    """The effect error by horizon, with the interval and the cases of the longest that has any."""
+    error = result["effect_error"]
+    by_horizon = {str(h): value for h, value in error.value.items()}
     what = "" if result.compared == "positions" else " of the observed state"
-    return Outcome(f"effect error{what} by horizon {errors} (copy-last 1), n = {result.n} branches: {page}", values)
+    last = max((h for h, n in error.n.items() if n), default=1)
+    low, high = error.interval[last]
+    cases = f"{error.n[last]} branches of {error.episodes[last]} episodes"
+    limits = "no interval" if np.isnan(low) else f"[{low:.2f}, {high:.2f}]"
+    return f"effect error{what} by horizon {by_horizon} (copy-last 1); at {last} steps {limits}, n = {cases}"
 
 
 def _other(name: str, world: Environment, stride: int, device: Device) -> Policy | Float[Tensor, "t a"]:
@@ -88,9 +100,11 @@ def _other(name: str, world: Environment, stride: int, device: Device) -> Policy
         return Every(policy, stride)
     try:
         actions = np.load(name, allow_pickle=False)
-        actions = actions.astype(np.float32)
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(f"could not read actions from '{name}': {error}.") from None
+    if not isinstance(actions, np.ndarray) or actions.dtype.kind not in "fiu":
+        raise UsageError(f"'{name}' holds no array of numbers.")
+    actions = actions.astype(np.float32)
     if actions.ndim != 2:
         raise UsageError(f"'{name}' has shape {actions.shape}; needed one row a step and one column an action.")
     if not np.isfinite(actions).all():

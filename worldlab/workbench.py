@@ -67,16 +67,24 @@ def progress_bar(description: str, total: int) -> Generator[Bar]:
 def collect(recipe: collection.Recipe, episodes: int, out: str | Path, *, workers: int = 0, seed: int = 0) -> Outcome:
     """Record episodes; see `worldlab collect --help`."""
     with progress_bar(f"collecting {recipe.env}", episodes) as bar:
-        store, kept, tried = collection.collect(
+        store, good, tried = collection.collect(
             recipe,
             str(out),
             episodes,
             seed,
             workers,
-            on_wave=lambda kept, tried: bar.at(kept, f"{kept / tried:.0%} kept"),
+            on_wave=lambda good, tried: bar.at(min(good, episodes), f"{good / tried:.0%} worth keeping"),
         )
-    line = f"{kept} episodes of {recipe.env} collected ({tried} tried), {len(store)} in all: {out}"
-    values = {"episodes": kept, "tried": tried, "total": len(store), "store": str(out), "env": recipe.env}
+    line = f"{episodes} episodes of {recipe.env} collected ({good} of {tried} tried were worth it), "
+    line += f"{len(store)} in all: {out}"
+    values = {
+        "episodes": episodes,
+        "good": good,
+        "tried": tried,
+        "total": len(store),
+        "store": str(out),
+        "env": recipe.env,
+    }
     return Outcome(line, values)
 
 

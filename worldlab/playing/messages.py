@@ -106,7 +106,7 @@ def _picture(told: Mapping[str, object]) -> Tensor:
         raise UsageError("'picture' must be an image file in base64.")
     try:
         raw = base64.b64decode(text.rpartition(",")[2], validate=True)
-        return torch.from_numpy(np.array(Image.open(io.BytesIO(raw)).convert("RGB")))
+        return torch.from_numpy(np.array(Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")).convert("RGB")))
     except (ValueError, SyntaxError, OSError, UnidentifiedImageError, Image.DecompressionBombError):  # as PIL fails
         raise UsageError("that is not a picture that can be read; PNG and JPEG work.") from None
 

@@ -21,6 +21,7 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
     run, model = Run.open(path), dynamics.load(path, device=str(pick_device(device)))
     store, notes = _store(run, data)
     env = str(store.provenance.get("env")) if store is not None else str(run.config.get("env"))
+    hold = 0 if store is None else int(str(store.provenance.get("hold", 0)))
     episodes: list[int] = []
     if store is not None:
         try:
@@ -33,7 +34,7 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
         model.spec.check(recorded.spec, ("world model", "store"))
 
     def make() -> Session[object]:
-        world, missing = simulator(env, model.spec)
+        world, missing = simulator(env, model.spec, hold)
         notes.extend(missing)
         return Session(model, recorded, episodes, world, seed)  # pyright: ignore[reportReturnType]
 
@@ -54,11 +55,11 @@ def _store(run: Run, data: str | None) -> tuple[datasets.EpisodeStore | None, li
         return None, [f"No recorded frames: {error}"]
 
 
-def simulator(env: str, spec: Spec) -> tuple[Environment | None, list[str]]:
+def simulator(env: str, spec: Spec, hold: int = 0) -> tuple[Environment | None, list[str]]:
     """The simulator of what the model imagines, at the model's pace, or why there is none."""
     size = next(iter(spec.cameras.values()), None)
     try:
-        world = envs.make(env, n=1, size=size)
+        world = envs.make(env, n=1, size=size, hold=hold)
         if (repeat := steps_of(spec, world.contract)) > 1:  # none has drawn a picture yet
             world = envs.make(env, n=1, size=size, repeat=repeat)
         spec.check(world.contract, ("world model", "simulator"))
