@@ -19,10 +19,11 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_command_parses(page):
-    for block in blocks(page, "sh"):
-        for line in block.replace("\\\n", " ").splitlines():
-            if line.startswith("worldlab "):
-                parse(shlex.split(line, comments=True)[1:])
+    text = "".join(blocks(page, "(?:sh)?")).replace("\\\n", " ")
+    commands = re.findall(r"^(?:[A-Z_]+=\S+ )*worldlab (.*)$", text, re.MULTILINE)
+    assert bool(commands) == ("\nworldlab " in page.read_text())
+    for command in commands:
+        parse(shlex.split(command, comments=True))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

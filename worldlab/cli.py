@@ -51,7 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         fail(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
+            if error.filename is None:
+                raise
+            fail(f"could not read or write '{error.filename}': {error.strerror}.")
         fail(f"the disk is full: could not write {error.filename or 'a file'}. Free some space and run this again.")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from worldlab.policies.inherit import Ancestor
     from worldlab.presets import TrainConfig
 
+_MANY = 500
+"""Episodes from which a rate has a decimal."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -192,7 +195,8 @@ def judge_controls(policy: Policy, world: Environment, episodes: int, seed: int)
 def rate_text(result: evaluation.SuccessResult, *, returns: bool = False) -> str:
     """k/n and the interval; before them, where asked for, the mean return and its interval."""
     low, high = result.interval
-    text = f"{result.successes}/{result.n} = {result.rate:.0%} [{low:.0%}, {high:.0%}]"
+    digits = 0 if result.n <= _MANY else 1  # or the interval of many would have no width
+    text = f"{result.successes}/{result.n} = {result.rate:.{digits}%} [{low:.{digits}%}, {high:.{digits}%}]"
     if not returns:
         return text
     limits = "no interval" if result.return_interval is None else ", ".join(map(readable, result.return_interval))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import COUNT_SPEC, CountEnv, Ones, PerfectModel
+from scipy import stats
 
 from worldlab.errors import UsageError
 from worldlab.eval.branches import actions_of, choose_starts, kinds_of
@@ -264,19 +265,41 @@ def test_what_cannot_be_compared_is_refused(store):
         counterfactual(blind, store, CountEnv())
 
 
+def test_branches_that_the_time_limit_cut_off_are_not_ranked(store):
+    result = counterfactual(PerfectModel(), store, CountEnv(), horizon=20, starts=3)
+    assert result["rank_correlation"].n[2] > 0
+    assert result["rank_correlation"].n[20] == result["regret"].n[20] == 0
+
+
 def test_moments_of_one_episode_are_not_counted_as_independent():
     twice = torch.arange(1.0, 9.0)[:, None]
     one, same = Pooled(twice, torch.ones_like(twice), torch.ones_like(twice)), [0, 0, 0, 0, 1, 1, 1, 1]
-    (low, high), (least, most) = (one.measure(0, episodes).interval[1] for episodes in (None, same))
-    assert one.measure(0, same).value == one.measure(0).value
-    assert (least, most) == (2.5, 6.5)  # either episode alone
-    assert least < low < high < most
+    apart, alike = one.measure(), one.measure(same)
+    assert alike.value == apart.value
+    assert (apart.episodes, alike.episodes) == ({1: 8}, {1: 2})
+    for measure, means in ((apart, twice[:, 0]), (alike, [2.5, 6.5])):  # Student's, of the episodes' means
+        low, high = stats.t.interval(0.95, len(means) - 1, 4.5, stats.sem(means))
+        assert measure.interval[1] == pytest.approx((max(low, 0), high), abs=1e-3)
+
+
+@pytest.mark.parametrize("finish", ["mean", "root", "psnr"])
+def test_the_interval_covers_from_four_episodes_on(finish):
+    g, held, repeats = torch.Generator().manual_seed(0), 0, 300
+    of = torch.arange(16) // 4
+    truth = Pooled(torch.tensor([[1.0]]), torch.ones(1, 1), torch.ones(1, 1), finish).measure().value[1]
+    for _ in range(repeats):
+        error = (0.5 * torch.randn(4, generator=g, dtype=torch.float64) - 0.125).exp()[of, None]
+        weight = (0.3 * torch.randn(16, 1, generator=g, dtype=torch.float64)).exp()
+        limits = (-torch.inf, torch.inf) if finish == "psnr" else (0.0, torch.inf)
+        low, high = Pooled(error * weight, weight, weight, finish, limits).measure(of.tolist()).interval[1]
+        held += low <= truth <= high
+    assert held / repeats > 0.88
 
 
 def test_one_episode_has_no_interval():
     error = torch.tensor([[1.0, 1.0], [2.0, 2.0], [3.0, 3.0]])
     counted = torch.tensor([[1.0, 1.0], [1.0, 0.0], [1.0, 0.0]])  # at the second horizon the first start state alone
-    measure = Pooled(error * counted, counted, counted).measure(0, [0, 0, 1])
+    measure = Pooled(error * counted, counted, counted).measure([0, 0, 1])
     assert not np.isnan(measure.interval[1]).any()
     assert np.isnan(measure.interval[2]).all()
     assert measure.value[2] == 1.0

@@ -78,8 +78,19 @@ def test_policies_that_differ_by_training_seed_make_the_interval_wider():
     alike, unlike = over_training_seeds([85, 85, 85], [100] * 3), over_training_seeds([99, 90, 66], [100] * 3)
     pooled = wilson(255, 300)
     assert unlike[1] - unlike[0] > 2 * (pooled[1] - pooled[0])
-    assert alike == pytest.approx(pooled, abs=0.01)
-    assert over_training_seeds([9, 8], [10, 10], seed=3) == over_training_seeds([9, 8], [10, 10], seed=3)
+    assert alike == pooled
+    assert over_training_seeds([9], [10]) == wilson(9, 10)
+    rates = np.array([0.85, 0.75, 0.8])
+    low, high = over_training_seeds([85, 75, 80], [100] * 3)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 2, rates.mean(), stats.sem(rates)))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.15])
+def test_the_interval_over_three_training_seeds_covers(spread):
+    rng = np.random.default_rng(0)
+    truth = np.clip(rng.normal(0.7, spread, (400, 3)), 0, 1)
+    intervals = [over_training_seeds(list(map(int, k)), [100] * 3) for k in rng.binomial(100, truth)]
+    assert sum(low <= 0.7 <= high for low, high in intervals) / 400 > 0.92
 
 
 @pytest.mark.parametrize("successes", [0, 100])

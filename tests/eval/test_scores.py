@@ -1,13 +1,17 @@
 """The measures against their definitions and against SciPy's."""
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 from scipy import ndimage, stats
 
 from worldlab.eval import pictures
-from worldlab.eval.positions import headings, turned
+from worldlab.eval.positions import headings, meant, turned
+from worldlab.eval.probe import _fit
 from worldlab.eval.ranking import rank_correlation, ranks, regret
-from worldlab.trajectory import Spec
+from worldlab.eval.scores import average
+from worldlab.trajectory import Observation, Spec, Trajectory
 
 G = torch.Generator().manual_seed(0)
 
@@ -21,16 +25,40 @@ def test_ranks_and_their_correlation_are_scipys():
     for row in said[..., 0]:
         np.testing.assert_allclose(ranks(row), stats.rankdata(row) - 1)
     expected = np.mean([stats.spearmanr(a, b).statistic for a, b in zip(said[..., 0], true[..., 0], strict=True)])
-    np.testing.assert_allclose(rank_correlation(said, true).measure(0).value[1], expected, atol=1e-4)
+    np.testing.assert_allclose(rank_correlation(said, true).measure().value[1], expected, atol=1e-4)
 
 
 def test_regret_is_what_the_choice_costs():
     true = torch.tensor([[1.0, 3.0, 2.0], [0.0, 4.0, 0.0], [5.0, 5.0, 5.0]])[..., None]
     right, wrong, blind = true, -true, torch.zeros_like(true)
-    assert regret(right, true).measure(0).value == {1: 0.0}
-    assert regret(wrong, true).measure(0).value == {1: (2 + 4) / 2}
-    assert regret(blind, true).measure(0).value == {1: round((1 + 8 / 3) / 2, 4)}
-    assert regret(blind, true).measure(0).n == {1: 2}  # where all branches are equal there is nothing to choose
+    assert regret(right, true).measure().value == {1: 0.0}
+    assert regret(wrong, true).measure().value == {1: (2 + 4) / 2}
+    assert regret(blind, true).measure().value == {1: round((1 + 8 / 3) / 2, 4)}
+    assert regret(blind, true).measure().n == {1: 2}  # where all branches are equal there is nothing to choose
+
+
+def test_what_is_not_there_has_no_mean_place():
+    names = ("gripper.x", "red_cube.x", "red_cube.target", "red_cube.present")
+    spec = Spec({}, ("s",), ("a",), names, "raw", (-1.0,), (1.0,), 10)
+    told = torch.tensor([[[0.1, 0.2, 1.0, 1.0]], [[0.3, 0.0, 0.0, 0.0]], [[0.2, 0.4, 0.0, 1.0]]])
+    assert meant(told, spec)[:, 0].tolist() == [[True] * 4, [True, False, True, True], [True] * 4]
+    no = torch.zeros(1, dtype=torch.bool)
+    rows = [Trajectory(Observation({}, torch.zeros(1, 1), ("",)), torch.zeros(1, 1), no.float(), no, no, ~no)]
+    episodes = Episodes(replace(rows[0], privileged=row) for row in told)
+    episodes.spec = spec
+    torch.testing.assert_close(
+        average(episodes, range(3), 0).privileged.float(), torch.tensor([[0.2, 0.3, 1 / 3, 2 / 3]])
+    )
+    # A probe that reads places off x is right about where bodies are, whatever it was shown where they are not.
+    x = torch.randn(200, 3, generator=G).double()
+    y = torch.stack([x[:, 0], x[:, 1] + 5, x[:, 2], (x[:, 2] > 0).double()], 1)
+    said = meant(y, spec)
+    probe = _fit(x, torch.where(said, y, 0), said, names)
+    torch.testing.assert_close(probe(x)[:, 1].double(), y[:, 1], atol=0.05, rtol=0)
+
+
+class Episodes(list):
+    """A store of them."""
 
 
 def test_similarity_is_the_published_formula():
@@ -76,5 +104,5 @@ def test_a_quarter_turn_of_a_cube_is_no_turn():
         (-0.7, 0.8, np.pi / 2 - 1.5),
         (3.0, -3.0, 0.2832),
     ):
-        value = turned(lying(said), lying(true), everything).measure(0).value[1]
+        value = turned(lying(said), lying(true), everything).measure().value[1]
         np.testing.assert_allclose(value, apart, atol=1e-3)

@@ -184,5 +184,8 @@ def test_a_blank_image_hides_the_camera_and_nothing_else():
 
 def test_without_coloured_cubes_there_is_no_wrong_instruction():
     assert set(controls(Ones(), CountEnv())) == {"blank_image"}
+    unseen = CountEnv()
+    unseen.contract = dataclasses.replace(COUNT_SPEC, cameras={})
+    assert not controls(Ones(), unseen)
     with pytest.raises(UsageError, match="coloured cubes"):
         WrongInstruction(CountEnv())

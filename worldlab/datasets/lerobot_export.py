@@ -38,6 +38,7 @@ class _Plan:
     """What an export consists of; one that is continued must be the same."""
 
     store: str
+    store_id: str
     seeds: tuple[int, ...]
     episodes: tuple[int, ...]
     spec: Spec
@@ -112,7 +113,7 @@ def _plan(store: EpisodeStore, video: bool, physics: bool, episodes: Sequence[in
         raise UsageError(f"'{store.path}' holds no actions to export; collect episodes first.")
     spec = store.spec if physics else replace(store.spec, privileged=())
     seeds = tuple(int(store.seeds[i]) for i in chosen)
-    return _Plan(str(store.path), seeds, chosen, spec, video, physics, part)
+    return _Plan(str(store.path), store.id, seeds, chosen, spec, video, physics, part)
 
 
 def _check(store: EpisodeStore, out: Path, plan: _Plan) -> None:

@@ -93,7 +93,9 @@ class GymnasiumEnv(Lockstep):
             self._begin(0, 0)
             self._draw(0, size)
         except gymnasium.error.Error as error:
-            raise UsageError(f"Gymnasium cannot draw '{id}': {error} Without images: size=None.") from None
+            raise UsageError(
+                f"Gymnasium cannot draw '{id}': {error} From Python, size=None leaves images out."
+            ) from None
 
     def close_extras(self) -> None:
         """Close every copy."""

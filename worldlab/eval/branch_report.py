@@ -82,7 +82,8 @@ def effect_fact(result: CounterfactualResult, horizon: int) -> Fact:
     error = result["effect_error"]
     if not error.n[horizon]:
         return Fact("–", f"effect error of the dream after {horizon} steps", "no branch went on for so long")
-    detail = f"n = {error.n[horizon]} branches, {_ends(error, horizon)}; 1 = ignores actions"
+    n = f"{error.n[horizon]} branches of {error.episodes[horizon]} episodes"
+    detail = f"n = {n}, {_ends(error, horizon)}; 1 = ignores actions"
     return Fact(f"{error.value[horizon]:.2f}", f"effect error of the dream after {horizon} steps", detail)
 
 
@@ -180,7 +181,8 @@ def _facts(result: CounterfactualResult, horizon: int) -> list[Fact]:
     for name, label, text in wanted:
         measure = result.measures.get(name)
         if measure is not None and measure.n[horizon]:
-            detail = f"n = {measure.n[horizon]}, {_ends(measure, horizon)}, {horizon} steps"
+            n = f"{measure.n[horizon]} of {measure.episodes[horizon]} episodes"
+            detail = f"n = {n}, {_ends(measure, horizon)}, {horizon} steps"
             found.append(Fact(text.format(measure.value[horizon]), label, detail))
     return found
 
@@ -215,15 +217,15 @@ def _cell(measure: Measure, h: int) -> str:
     if not measure.n[h]:
         return "–"
     low, high = measure.interval[h]
-    return f"{measure.value[h]:.2f}" + (f" [{low:.2f}, {high:.2f}]" if _has_ends(measure, h) else ", one episode")
+    return f"{measure.value[h]:.2f}" + (f" [{low:.2f}, {high:.2f}]" if _has_ends(measure, h) else ", no interval")
 
 
 def _has_ends(measure: Measure, h: int) -> bool:
-    """Whether more than one episode stands behind it."""
+    """Whether its episodes say how much it varies."""
     return not math.isnan(measure.interval[h][0])
 
 
 def _ends(measure: Measure, h: int) -> str:
     """Its interval, in words."""
     low, high = measure.interval[h]
-    return f"{low:.2f} to {high:.2f}" if _has_ends(measure, h) else "of one episode, which has no interval"
+    return f"{low:.2f} to {high:.2f}" if _has_ends(measure, h) else "no interval"

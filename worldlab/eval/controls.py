@@ -96,9 +96,11 @@ def controls(policy: Policy, env: Environment) -> dict[str, tuple[Policy, Enviro
     """The policy and environment of each control, to be evaluated on the same starts as the policy itself.
 
     Returns:
-        "blank_image" and, where the environment names coloured cubes, "wrong_instruction".
+        "blank_image" where there are images, and "wrong_instruction" where the environment names coloured cubes.
     """
-    pairs: dict[str, tuple[Policy, Environment]] = {"blank_image": (BlankImage(policy), env)}
+    pairs: dict[str, tuple[Policy, Environment]] = {}
+    if env.contract.cameras:
+        pairs["blank_image"] = (BlankImage(policy), env)
     if cube_colours(env.contract):
         pairs["wrong_instruction"] = (policy, WrongInstruction(env))
     return pairs

@@ -105,11 +105,11 @@ class CounterfactualResult:
         return self.measures[name]
 
     def to_json(self) -> dict[str, Json]:
-        """All but the examples; horizons become strings. Of measure m: m, m_interval and m_n."""
+        """All but the examples; horizons become strings. Of measure m: m, m_interval, m_n and m_episodes."""
         values: dict[str, Json] = {}
         for name, measure in self.measures.items():
             values |= {name: _json(measure.value), f"{name}_interval": _json(measure.interval)}
-            values |= {f"{name}_n": _json(measure.n)}
+            values |= {f"{name}_n": _json(measure.n), f"{name}_episodes": _json(measure.episodes)}
         apart = ("measures", "examples")
         return values | {name: _json(value) for name, value in vars(self).items() if name not in apart}
 
@@ -160,7 +160,7 @@ def counterfactual[S](
     compared = Compared(bodies, mean.deviation)
     dream, samples = imagine(model, begun, actions, seed, SAMPLES, compared)
     measured = Branches(begun, truth, dream, samples, mean, env.contract, model.spec, store.spec, compared)
-    measures, by_kind, pairs, moved = score(measured, kinds, seed)
+    measures, by_kind, pairs, moved = score(measured, kinds)
     return CounterfactualResult(
         measures=measures,
         effect_error_by_kind=by_kind,

@@ -2,17 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
-
-from worldlab.seeding import generator
+from torch.nn.functional import one_hot
 
 HORIZONS = (1, 2, 5, 10, 20, 50, 100)
 """Steps at which dreams are compared."""
-RESAMPLES = 1000
 
 type ByHorizon = dict[int, float]
 type Intervals = dict[int, tuple[float, float]]
@@ -28,10 +27,13 @@ class Measure:
     value: ByHorizon
     """nan where nothing counts."""
     interval: Intervals
-    """95 % percentile bootstrap over the episodes of the start states: moments of one episode are much alike. nan where
-    a single episode counts. Of few episodes it is too narrow (docs/imagining.md)."""
+    """95 %, by the jackknife over the episodes of the start states: moments of one episode are much alike. nan where a
+    single episode counts, and where all are at the end of what is possible. docs/imagining.md has how often it holds
+    the truth."""
     n: dict[int, int]
     """Cases that count: branches, or start states where the quantity is one of a start state."""
+    episodes: dict[int, int]
+    """Episodes that they are of, which is what the interval is about."""
 
 
 def horizons(steps: int) -> tuple[int, ...]:
@@ -53,31 +55,40 @@ class Pooled:
     cases: Float[Tensor, "s h"]
     """How many branches stand behind each."""
     finish: Finish = "mean"
+    limits: tuple[float, float] = (0.0, inf)
+    """Between which the quantity lies; its interval too."""
 
-    def measure(self, seed: int, episodes: Sequence[int] | None = None) -> Measure:
+    def measure(self, episodes: Sequence[int] | None = None) -> Measure:
         """The ratio of the sums, and how much it depends on which episodes were drawn.
 
+        The interval is the jackknife's (Miller 1974, Biometrika 61:1): the standard error from what the finished value
+        becomes without each episode, times Student's t. Of values that are means of equally many moments it is exactly
+        Student's interval of the episodes' means.
+
         Args:
-            seed: of the resampling.
             episodes: which one each start state is of; None takes each for one of its own.
         """
+        from scipy import stats  # a second to import
+
         n = len(self.numerator)
         known, of = torch.unique(torch.tensor(range(n) if episodes is None else episodes), return_inverse=True)
-        drawn = torch.randint(len(known), (RESAMPLES, len(known)), generator=generator(seed))
-        times = torch.zeros(RESAMPLES, len(known), dtype=torch.float64)
-        times = times.scatter_add_(1, drawn, torch.ones_like(drawn).double())[:, of]
-        value = self._ratio(torch.ones(1, n, dtype=torch.float64))[0].tolist()
-        ends = torch.tensor([0.025, 0.975], dtype=torch.float64)
-        spread = self._ratio(times).nanquantile(ends, 0)
-        # Resampled, one episode is always itself: no width would claim certainty.
-        counted = torch.zeros(len(known), self.denominator.shape[1]).index_add_(0, of, self.denominator.abs().float())
-        low, high = torch.where((counted > 0).sum(0) > 1, spread, torch.nan).tolist()
-        cases = self.cases.sum(0).int().tolist()
+        among = one_hot(of, len(known)).T.double()
+        counts = among @ self.denominator.double().abs() > 0
+        m = counts.sum(0).double()
+        value, without = self._ratio(torch.ones(1, n, dtype=torch.float64))[0], self._ratio(1 - among)
+        off = torch.where(counts, without - torch.where(counts, without, 0).sum(0) / m, 0)
+        error = ((m - 1) / m * off.square().sum(0)).sqrt()
+        # A single episode says nothing of others, and nor do several at the end of what is possible.
+        at_an_end = (value[:, None] == value.new_tensor(self.limits)).any(1)
+        error = torch.where((m > 1) & ((error > 0) | ~at_an_end), error, torch.nan)
+        reach = error * torch.from_numpy(stats.t.ppf(0.975, (m - 1).clamp(min=1).numpy()))
+        low, high = (end.clamp(*self.limits).tolist() for end in (value - reach, value + reach))
         steps = HORIZONS[: len(value)]
         return Measure(
-            {h: round(x, 4) for h, x in zip(steps, value, strict=True)},
+            {h: round(x, 4) for h, x in zip(steps, value.tolist(), strict=True)},
             {h: (round(a, 4), round(b, 4)) for h, a, b in zip(steps, low, high, strict=True)},
-            dict(zip(steps, cases, strict=True)),
+            dict(zip(steps, self.cases.sum(0).int().tolist(), strict=True)),
+            dict(zip(steps, m.int().tolist(), strict=True)),
         )
 
     def _ratio(self, times: Float[Tensor, "r s"]) -> Float[Tensor, "r h"]:

@@ -35,6 +35,18 @@ def present(privileged: Float[Tensor, "s z"], spec: Spec, bodies: Sequence[str])
     return torch.stack([torch.ones(len(privileged), dtype=torch.bool) if x is None else x for x in there], -1)
 
 
+def meant(privileged: Float[Tensor, "*b z"], spec: Spec) -> Bool[Tensor, "*b z"]:
+    """Which numbers say anything: where a body is, is zero while it is not there."""
+    known = {name: i for i, name in enumerate(spec.privileged)}
+    everywhere = torch.ones_like(privileged[..., 0], dtype=torch.bool)
+    columns: list[Tensor] = []
+    for name in spec.privileged:
+        there = known.get(f"{name.partition('.')[0]}.present")
+        of_itself = there is None or name.endswith((".present", ".target"))
+        columns.append(everywhere if of_itself else privileged[..., there] > 0.5)
+    return torch.stack(columns, -1)
+
+
 @dataclass(frozen=True)
 class Compared:
     """What of a world is compared: where its bodies are, or, if nobody knows where, the state that is observed."""

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from worldlab.errors import UsageError
 from worldlab.eval.branches import CONTEXT, Episodes
+from worldlab.eval.positions import meant
 from worldlab.protocols import Featured, WorldModel
 from worldlab.seeding import generator
 from worldlab.trajectory import Spec, Trajectory, join, stack
@@ -76,15 +77,29 @@ def fit_probe[S](model: WorldModel[S], store: Episodes, episodes: Sequence[int],
         raise UsageError("this world model shows no features that a probe could read.")
     features: list[Tensor] = []
     targets: list[Tensor] = []
+    known: list[Tensor] = []
     for first in range(0, ROWS, BATCH):
         contexts = [_moment(store, episodes, seed, i) for i in range(first, first + BATCH)]
         if any(c.privileged is None for c in contexts):
             raise UsageError("the store holds no privileged state, so no probe can be fitted.")
         belief = model.observe(stack(contexts))
         features.append(model.features(belief).detach().cpu().double())
-        targets.append(torch.stack([c.privileged[-1] for c in contexts if c.privileged is not None]).double())
+        told = torch.stack([c.privileged[-1] for c in contexts if c.privileged is not None])
+        targets.append(told.double())
+        known.append(meant(told, store.spec))
     names = tuple(name for name in store.spec.privileged if not name.startswith("expert."))
-    return Probed(model, _ridge(torch.cat(features), torch.cat(targets)[:, : len(names)], names))
+    x, y, said = (torch.cat(parts) for parts in (features, targets, known))
+    return Probed(model, _fit(x, y[:, : len(names)], said[:, : len(names)], names))
+
+
+def _fit(x: Float[Tensor, "n f"], y: Float[Tensor, "n z"], said: Bool[Tensor, "n z"], names: tuple[str, ...]) -> Probe:
+    """A column is fitted on the moments that say anything of it, together with all that the same moments speak of."""
+    weight, bias = torch.zeros(x.shape[1], y.shape[1], dtype=x.dtype), y.new_zeros(y.shape[1])
+    for rows in torch.unique(said, dim=1).unbind(1):
+        columns = (said == rows[:, None]).all(0)
+        if rows.sum() > 1:
+            weight[:, columns], bias[columns] = _ridge(x[rows], y[rows][:, columns])
+    return Probe(names, weight.float(), bias.float(), len(x))
 
 
 def _moment(store: Episodes, episodes: Sequence[int], seed: int, i: int) -> Trajectory:
@@ -95,8 +110,8 @@ def _moment(store: Episodes, episodes: Sequence[int], seed: int, i: int) -> Traj
     return episode.rows(max(0, row + 1 - CONTEXT), row + 1)
 
 
-def _ridge(x: Float[Tensor, "n f"], y: Float[Tensor, "n z"], names: tuple[str, ...]) -> Probe:
-    """Ridge regression, its penalty chosen on the last quarter of the rows."""
+def _ridge(x: Float[Tensor, "n f"], y: Float[Tensor, "n z"]) -> tuple[Float[Tensor, "f z"], Float[Tensor, " z"]]:
+    """Weight and bias of a ridge regression, its penalty chosen on the last quarter of the rows."""
     mean_x, mean_y = x.mean(0), y.mean(0)
     x, y, seen = x - mean_x, y - mean_y, 3 * len(x) // 4
     scale = x.square().mean() * len(x)
@@ -109,4 +124,4 @@ def _ridge(x: Float[Tensor, "n f"], y: Float[Tensor, "n z"], names: tuple[str, .
         return float((x[seen:] @ solve(slice(seen), penalty) - y[seen:]).square().mean())
 
     weight = solve(slice(None), min(PENALTIES, key=error))
-    return Probe(names, weight.float(), (mean_y - mean_x @ weight).float(), len(x))
+    return weight, mean_y - mean_x @ weight

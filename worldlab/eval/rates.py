@@ -139,23 +139,17 @@ def readable(value: float, sign: Literal["", "+"] = "") -> str:
     return f"{value:{sign}.0f}" if abs(value) >= 100 else f"{value:{sign}.3g}"
 
 
-def over_training_seeds(successes: Sequence[int], n: Sequence[int], seed: int = 0, resamples: int = 10_000) -> Interval:
-    """Two-level percentile bootstrap of a recipe's success rate: training seeds first, then episodes within each.
+def over_training_seeds(successes: Sequence[int], n: Sequence[int]) -> Interval:
+    """Interval of a recipe's success rate: Student's t of the training seeds' rates, joined with Wilson's of them all.
 
-    Pooling all episodes would leave out how much training varies. With three seeds the interval is rough, and more
-    often too narrow than too wide. It contains Wilson's of all episodes together, for trainings that agree at 0 or at 1
-    resample to nothing else.
+    Pooling all episodes would leave out how much training varies, and a bootstrap of three seeds knows too little of it
+    (docs/evaluation.md has how often either holds the truth). Trainings that agree would leave the t-interval no width.
 
     Args:
         successes: of the policy of each training seed.
         n: its episodes.
-        seed: of the resampling.
-        resamples: how often.
     """
-    rng = np.random.default_rng(seed)
-    rates, episodes = np.asarray(successes) / np.asarray(n), np.asarray(n)
-    drawn = rng.integers(0, len(rates), (resamples, len(rates)))
-    means = (rng.binomial(episodes[drawn], rates[drawn]) / episodes[drawn]).mean(1)
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    pooled = wilson(sum(successes), sum(n))
-    return min(float(low), pooled[0]), max(float(high), pooled[1])
+    low, high = wilson(sum(successes), sum(n))
+    if (seeds := mean_interval([k / m for k, m in zip(successes, n, strict=True)])) is not None:
+        low, high = min(low, max(seeds[0], 0.0)), max(high, min(seeds[1], 1.0))
+    return low, high

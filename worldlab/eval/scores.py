@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 
 import torch
 from jaxtyping import Bool, Float, UInt8
@@ -12,7 +13,7 @@ from worldlab.eval import pictures
 from worldlab.eval.branches import Episodes, Start
 from worldlab.eval.branching import camera_of
 from worldlab.eval.pooling import ByHorizon, Measure, Pooled, at_horizons, horizons
-from worldlab.eval.positions import Compared, Positions, headings, metres, present, turned
+from worldlab.eval.positions import Compared, Positions, headings, meant, metres, present, turned
 from worldlab.eval.ranking import rank_correlation, regret
 from worldlab.seeding import generator
 from worldlab.trajectory import Spec, Trajectory, stack
@@ -35,7 +36,7 @@ class Average:
 
 
 def average(store: Episodes, episodes: Sequence[int], seed: int) -> Average:
-    """The mean of all rows of some episodes, drawn at random."""
+    """The mean of all rows of some episodes, drawn at random; of places, of the rows in which the body is there."""
     drawn = torch.randperm(len(episodes), generator=generator(seed))[:AVERAGED].tolist()
     rows = [store[episodes[i]] for i in drawn]
     camera, n = camera_of(store.spec), sum(len(t.valid) for t in rows)
@@ -45,12 +46,16 @@ def average(store: Episodes, episodes: Sequence[int], seed: int) -> Average:
 
     frames = [torch.zeros(len(t.valid), 0, 0, 3) if camera is None else t.obs.images[camera] for t in rows]
     known = [t.privileged for t in rows if t.privileged is not None]
+    privileged = None
+    if known:  # what is not there has no place
+        told, there = torch.cat(known).double(), meant(torch.cat(known), store.spec)
+        privileged = ((told * there).sum(0) / there.sum(0).clamp(min=1))[None]
     return Average(
         mean(frames).round().to(torch.uint8),
         mean([t.obs.state for t in rows]),
         torch.cat([t.obs.state for t in rows]).double().std(0, correction=0),
         mean([t.reward for t in rows]),
-        mean(known) if known else None,
+        privileged,
     )
 
 
@@ -106,8 +111,9 @@ type Scores = tuple[dict[str, Measure], dict[str, ByHorizon], dict[int, int], di
 """Measures by name, effect error by kind of branch, and how many pairs of branches count, and count as moved."""
 
 
-def score(b: Branches, kinds: tuple[str, ...], seed: int) -> Scores:
+def score(b: Branches, kinds: tuple[str, ...]) -> Scores:
     """Everything that is measured."""
+    episodes = [start.episode for start in b.starts]
     p, pairs, moved = b.positions, b.positions.pairs, b.positions.moved
     pooled = dict([*_effects(b), *_state(b), *_rewards(b), *_frames(b), *_ranks(b)])
     if b.compared.bodies:
@@ -116,14 +122,13 @@ def score(b: Branches, kinds: tuple[str, ...], seed: int) -> Scores:
 
     def of_kind(kind: str) -> ByHorizon:
         mine = torch.tensor([k == kind for k in kinds[1:]])[:, None, None]
-        return p.effect(dream, pairs & mine).measure(seed).value
+        return p.effect(dream, pairs & mine).measure(episodes).value
 
     def count(mask: Bool[Tensor, "s j t bodies"]) -> dict[int, int]:
         return {h: int(mask[:, :, h - 1].any(-1).sum()) for h in horizons(mask.shape[2])}
 
-    episodes = [start.episode for start in b.starts]
     by_kind = {kind: of_kind(kind) for kind in dict.fromkeys(kinds[1:])}
-    return {name: x.measure(seed, episodes) for name, x in pooled.items()}, by_kind, count(pairs), count(moved)
+    return {name: x.measure(episodes) for name, x in pooled.items()}, by_kind, count(pairs), count(moved)
 
 
 def _predictions(dream: Tensor, last: Tensor, mean: Tensor) -> dict[str, Tensor]:
@@ -218,13 +223,16 @@ def _frames(b: Branches) -> Iterator[tuple[str, Pooled]]:
                 sums[name][i, s] = (error(said[0, 1:], true[1:], mask) * alive[s]).sum(0)
     n = alive.sum(1).double()
     for name, (squares, similar) in sums.items():
-        yield f"psnr{name}", Pooled(squares, pixels, n, "psnr")
+        yield f"psnr{name}", Pooled(squares, pixels, n, "psnr", (-inf, inf))
         yield f"ssim{name}", Pooled(similar, pixels, n)
 
 
 def _ranks(b: Branches) -> Iterator[tuple[str, Pooled]]:
     """Which branch is best, by the reward up to each step."""
     said, true = (at_horizons(t.standing_reward.cumsum(-1)) for t in (b.dream, b.truth))
-    yield "rank_correlation", rank_correlation(said, true)
-    yield "regret", regret(said, true)
-    yield "regret_random", regret(torch.zeros_like(said), true)
+    # A branch that the time limit cut off would have earned more, and nobody knows how much.
+    cut = ~b.truth.valid & ~b.truth.terminated.int().cummax(-1).values.bool()
+    known = at_horizons(~cut.any(1))
+    yield "rank_correlation", rank_correlation(said, true, known)
+    yield "regret", regret(said, true, known)
+    yield "regret_random", regret(torch.zeros_like(said), true, known)
