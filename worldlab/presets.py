@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
-from worldlab.dynamics import DreamerConfig, ModelConfig, RSSMConfig, StateModelConfig
+from worldlab.dynamics import ActorCriticConfig, DreamerConfig, ModelConfig, RSSMConfig, StateModelConfig
 from worldlab.errors import unknown
 from worldlab.policies import (
     BackboneConfig,
@@ -142,7 +142,7 @@ def _dreamer_of_an_arm() -> TrainConfig:
     """The world model of `rssm-TASK`, with an actor."""
     rssm = _rssm()
     assert isinstance(rssm.model, RSSMConfig)
-    config = DreamerConfig(world=rssm.model)
+    config = DreamerConfig(world=rssm.model, behaviour=ActorCriticConfig(standing=True))
     return replace(rssm, model=config, online=OnlineConfig(random=20, ratio=64.0))
 
 

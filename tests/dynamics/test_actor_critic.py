@@ -1,6 +1,8 @@
 """Laws of actors and critics that learn in dreams."""
 
+import pytest
 import torch
+from torch.distributions import Normal
 
 from worldlab.dynamics.actor_critic import ActorCritic, ActorCriticConfig, Dream, ReturnScale, lambda_returns
 from worldlab.seeding import generator
@@ -67,8 +69,19 @@ class Bandit:
     def reward(self, features):
         return 1 - (features[..., 1] - features[..., 0]).square()
 
-    def continues(self, features):
-        return torch.ones_like(features[..., 0])
+    def endings(self, features):
+        return torch.ones_like(features[..., 0]), torch.zeros_like(features[..., 0])
+
+
+class Shaped(Bandit):
+    """Near 0.3 it earns nearly 1 a step, for ever; at 0.3 it earns 1, and ends in success."""
+
+    def reward(self, features):
+        return 1 - (features[..., 1] - 0.3).abs()
+
+    def endings(self, features):
+        there = ((features[..., 1] - 0.3).abs() < 0.1).float()
+        return 1 - there, there
 
 
 def train(world, config: ActorCriticConfig, steps: int, starts) -> ActorCritic:
@@ -94,6 +107,14 @@ def test_an_actor_learns_what_pays_and_a_critic_what_it_is_worth():
     # At best 1 a step for ever, less the variance of the actions.
     worth = (1 - chosen.variance.mean() - (chosen.mean - here).square().mean()) / (1 - config.discount)
     assert abs(model.two_hot.mean(model.critic(features)).mean() - worth) < 0.5
+
+
+@pytest.mark.parametrize("standing", [False, True])
+def test_it_pays_to_succeed_if_success_stands(standing):
+    config = ActorCriticConfig(units=32, depth=2, horizon=5, discount=0.9, temper=1.0, standing=standing)
+    model = train(Shaped(), config, 400, lambda: torch.zeros(64, 2))
+    off = model.distribution(torch.zeros(1, 2)).mean.item() - 0.3
+    assert (abs(off) < 0.1) == standing
 
 
 def test_what_comes_after_an_ending_does_not_count():
@@ -128,3 +149,66 @@ def test_gradients_of_actor_and_critic_do_not_meet():
     losses["actor"].backward()
     assert all(p.grad is None for p in model.critic.parameters())
     assert any(p.grad.abs().sum() > 0 for p in model.actor.parameters())
+
+
+def stirred(**options) -> ActorCritic:
+    """An untrained one whose every part says something, and whose slow critic says something else."""
+    torch.manual_seed(0)
+    model = ActorCritic(ActorCriticConfig(units=8, depth=1, **options), 2, 1).eval()
+    for i, p in enumerate(model.parameters()):
+        p.data.add_(0.5 * torch.randn(p.shape, generator=generator(i)))
+    model.scale.high.fill_(5.0)
+    return model
+
+
+def test_the_losses_are_the_published_ones():
+    """Step by step, from DreamerV3's equations: returns, weights, both terms of either loss."""
+    model = stirred(entropy=0.1, calm=0.01)
+    c, two_hot = model.config, model.two_hot
+    seen, move, reward, goes_on = random(3, 5, 2), random(3, 4, 1, seed=1), random(3, 4, seed=2), random(3, 4, seed=3)
+    got = model.losses(Dream(seen, move, reward, goes_on))
+    critic = actor = torch.zeros(())
+    for i in range(3):
+        logits = model.critic(seen[i])
+        value, slow = two_hot.mean(logits), two_hot.mean(model.slow(seen[i]))
+        after, weight = value[4], torch.ones(())
+        returns = [torch.zeros(())] * 4
+        for t in (3, 2, 1, 0):
+            returns[t] = after = reward[i, t] + c.discount * goes_on[i, t] * (
+                (1 - c.trace) * value[t + 1] + c.trace * after
+            )
+        for t in range(4):
+            critic = critic + weight * (two_hot.loss(logits[t], returns[t].detach()) + two_hot.loss(logits[t], slow[t]))
+            outputs = c.temper * model.actor(seen[i, t])
+            chosen = Normal(outputs[0].tanh(), c.least + (1 - c.least) * torch.sigmoid(outputs[1] + 2))
+            advantage = (returns[t] - value[t]).detach() / 5
+            gain = advantage * chosen.log_prob(move[i, t, 0]) + c.entropy * chosen.entropy()
+            actor = actor - weight * (gain - c.calm * outputs.square().sum())
+            weight = weight * c.discount * goes_on[i, t]
+    torch.testing.assert_close(got["critic"], critic / 12)
+    torch.testing.assert_close(got["actor"], actor / 12)
+
+
+def test_the_critic_learns_what_was_received_up_to_where_the_record_ends():
+    model = stirred()
+    c, two_hot = model.config, model.two_hot
+    seen, reward = random(3, 5, 2), random(3, 5)
+    valid, terminated = torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, dtype=torch.bool)
+    valid[1, 3:], valid[2, 3:] = False, False
+    terminated[2, 1] = True  # row 2 is the last observation of an episode that ended, row 2 of the other was cut off
+    got = model.replayed(seen, reward, terminated, valid)
+    logits = model.critic(seen)
+    value, slow = two_hot.mean(logits), two_hot.mean(model.slow(seen))
+    expected, n = torch.zeros(()), 0
+    for i, rows in enumerate(([0, 1, 2, 3], [0, 1], [0, 1])):
+        after = value[i, rows[-1] + 1]
+        for t in reversed(rows):
+            goes_on = c.discount * (not terminated[i, t])
+            after = reward[i, t] + goes_on * ((1 - c.trace) * value[i, t + 1] + c.trace * after)
+            expected = expected + two_hot.loss(logits[i, t], after.detach()) + two_hot.loss(logits[i, t], slow[i, t])
+            n += 1
+    torch.testing.assert_close(got, expected / n)
+    other, paid = seen.clone(), reward.clone()
+    other[1:, 3:], paid[1:, 2:] = 9.0, 9.0
+    other[2, 2] = 9.0
+    torch.testing.assert_close(model.replayed(other, paid, terminated, valid), got)

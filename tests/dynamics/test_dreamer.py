@@ -21,8 +21,10 @@ def make(spec=TABLE_SPEC, repeat: int = 1, **world) -> dynamics.Dreamer:
         world=dynamics.RSSMConfig(**{"size": "tiny", **world}), behaviour=BEHAVIOUR, repeat=repeat
     )
     model = dynamics.create(config, spec, statistics(table_episodes(4, 6)))
-    for i, weight in enumerate(model.behaviour.parameters()):
+    # Silent heads would say nothing: the same of everything.
+    for i, weight in enumerate([*model.behaviour.parameters(), *model.world.reward_head.parameters()]):
         weight.data.add_(0.3 * torch.randn(weight.shape, generator=generator(i)))
+    model.world.ending_head[-1].bias.data.sub_(2)
     return model.eval()
 
 
@@ -58,6 +60,7 @@ def test_a_dream_is_the_actor_in_an_imagined_environment(model, data):
         torch.testing.assert_close(move, dream.move[:, t])
         action = model.action(belief, move.clamp(-1, 1))
         _, reward, ended, _, _ = env.step(action.detach().numpy())
+        assert abs(reward[alive]).min() > 1e-3
         torch.testing.assert_close(torch.from_numpy(reward)[alive], dream.reward[:, t][alive], check_dtype=False)
         alive &= ~torch.from_numpy(ended)
         torch.testing.assert_close(alive, (dream.goes_on[:, : t + 1] >= 0.5).all(1))

@@ -67,14 +67,17 @@ def test_a_dream_is_drawn_by_its_generator(model, data):
 
 
 def test_imagining_is_advancing_and_showing(model, data):
+    for i, weight in enumerate(model.reward_head.parameters()):  # silent, it would be right about anything
+        weight.data.add_(0.3 * torch.randn(weight.shape, generator=generator(i)))
     belief = start = model.observe(data)
     g = generator(3)
     for t in range(3):
         belief = model.advance(belief, data.action[:, t], model.noise(4, g))
     dream, end = model.imagine(start, data.action[:, :3], generator(3))
     assert torch.equal(end, belief)
+    assert dream.reward.abs().min() > 1e-3
     torch.testing.assert_close(dream.reward[:, -1], model.reward(model.features(belief)))
-    assert torch.equal(dream.terminated[:, -1], model.continues(model.features(belief)) < 0.5)
+    assert torch.equal(dream.terminated[:, -1], model.endings(model.features(belief))[0] < 0.5)
 
 
 def test_beliefs_are_rows_that_can_be_picked_and_copied(model, data):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -30,6 +30,9 @@ class ActorCriticConfig:
     """Beliefs of a batch from which dreams begin, at most; DreamerV3 begins from all."""
     discount: float = 0.99
     """Of a reward one step later. DreamerV3 has 1 - 1/333, which a critic needs many more training steps to learn."""
+    standing: bool = False
+    """Whether what ends in success goes on earning its last reward for ever. Where rewards are shaped and success ends
+    the episode, an actor would else be paid for not succeeding."""
     trace: float = 0.95
     """Lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a dream."""
     entropy: float = 3e-4
@@ -41,8 +44,11 @@ class ActorCriticConfig:
     temper: float = 0.1
     """Share of its last layer's outputs that an actor heeds: it then turns less in a step than a critic does."""
     calm: float = 1e-3
-    """Weight of its squared outputs, before they are bounded. Adam's steps are as large where gradients are next to
-    nothing: an actor that has not seen any reward yet would drift to where its bounds leave no gradient."""
+    """Weight of its squared outputs, means and widths, before they are bounded. Adam's steps are as large where
+    gradients are next to nothing: an actor that has not seen any reward yet would drift to where its bounds leave no
+    gradient. It keeps widths up more than `entropy` does, which pays (docs/dreamer.md)."""
+    replayed: float = 0.3
+    """Weight of the critic's loss on the rows of a batch, whose returns are of what was received there."""
 
 
 @runtime_checkable
@@ -67,8 +73,8 @@ class Dreamable(Protocol):
         """Received on arriving."""
         ...
 
-    def continues(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """Probability that the episode goes on."""
+    def endings(self, features: Float[Tensor, "*b f"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        """Probabilities that the episode goes on, and that it has ended in success."""
         ...
 
 
@@ -164,17 +170,21 @@ class ActorCritic(nn.Module):
 
     def dream(self, world: Dreamable, start: Float[Tensor, "n d"], action: ToAction) -> Dream:
         """Imagine `horizon` steps from each belief, with torch's own randomness."""
-        belief, features, moves = start, [self._read(world, start)], list[Tensor]()
+        belief, features, moves = start, [self.read(world, start)], list[Tensor]()
         for _ in range(self.config.horizon):
             moves.append(self.distribution(features[-1]).sample())
             belief = world.advance(belief, action(belief, moves[-1].clamp(-1, 1)), world.noise(len(belief)))
-            features.append(self._read(world, belief))
+            features.append(self.read(world, belief))
         seen = torch.stack(features, 1)
         after = seen[:, 1:].contiguous()
-        return Dream(seen, torch.stack(moves, 1), world.reward(after), world.continues(after))
+        reward, discount = world.reward(after), self.config.discount
+        goes_on, succeeded = world.endings(after)
+        if self.config.standing:
+            reward = reward * (1 + succeeded * discount / (1 - discount))
+        return Dream(seen, torch.stack(moves, 1), reward, goes_on)
 
     @staticmethod
-    def _read(world: Dreamable, belief: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
+    def read(world: Dreamable, belief: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
         """Features in the precision of the layers that read them, each of which would convert them again."""
         features = world.features(belief)
         return features.to(precision(features))
@@ -206,3 +216,35 @@ class ActorCritic(nn.Module):
         gain = chosen.log_prob(dream.move).sum(-1) * advantage + config.entropy * chosen.entropy().sum(-1)
         gain = gain - config.calm * outputs.square().sum(-1)
         return {"critic": (weight * error).mean(), "actor": -(weight * gain).mean()}
+
+    def replayed(
+        self,
+        features: Float[Tensor, "b t f"],
+        reward: Float[Tensor, "b t"],
+        terminated: Bool[Tensor, "b t"],
+        valid: Bool[Tensor, "b t"],
+    ) -> Float[Tensor, ""]:
+        """The critic's loss on what was received in a batch, from every row to its last (DreamerV3's replay loss).
+
+        Where the episode was cut off, or the batch ends, returns go on with what the critic says; the published one
+        goes on with dreams, which it begins at every row. Features learn nothing from it.
+
+        Args:
+            features: of the beliefs.
+            reward: received after the action of each row.
+            terminated: whether the episode ended with that.
+            valid: whether the row was recorded.
+        """
+        seen = features[:, :-1].contiguous()
+        logits = self.critic(seen).float()
+        ended, follows = terminated[:, :-1], valid[:, 1:]
+        known = valid[:, :-1] & (follows | ended)
+        with torch.no_grad():
+            value = self.two_hot.mean(torch.cat([logits.detach(), self.critic(features[:, -1:]).float()], 1))
+            discount = self.config.discount * (known & ~ended)
+            returns = lambda_returns(
+                torch.where(known, reward[:, :-1], value[:, :-1]), value, discount, self.config.trace
+            )
+            slow = self.two_hot.mean(self.slow(seen))
+        error = self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
+        return (known * error).sum() / known.sum().clamp(min=1)

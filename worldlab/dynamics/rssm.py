@@ -143,9 +143,10 @@ class RSSM(nn.Module):
         """What was received on arriving in a belief."""
         return self.two_hot.mean(self.reward_head(features))
 
-    def continues(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b"]:
-        """Probability that the episode goes on from a belief."""
-        return 1 - self.ending_head(features)[..., 0].float().sigmoid()
+    def endings(self, features: Float[Tensor, "*b f"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
+        """Probabilities that the episode goes on from a belief, and that it has ended there in success."""
+        ended, success = self.ending_head(features).float().sigmoid().unbind(-1)
+        return 1 - ended, ended * success
 
     # A world model
 
