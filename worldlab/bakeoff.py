@@ -2,8 +2,8 @@
 
 Published comparisons of action heads confound the head with chunking, proprioception, cameras and backbone. Here chunk,
 steps executed, cameras, scaling, grounding, data, batch order and budget are the same for all that stand on the trunk,
-so that what differs is the head, or the fusion. LeRobot's policies and the one that sees nothing share data, batch
-order, optimizer and budget alone. Three training seeds or more: a difference within their spread is none.
+so that what differs is the head, or the fusion. LeRobot's policies and the one that sees nothing share all but the
+trunk and the grounding. Three training seeds or more: a difference within their spread is none.
 """
 
 import json

@@ -11,8 +11,10 @@ class RSSMConfig:
     """`RSSM`. By default, with `carry`, `correct`, `dream`, `privileged` and `focus` off, it is DreamerV3's.
 
     But for LayerNorm (one kernel on a CPU) instead of RMSNorm; weights of the posterior that begin sharper; the first
-    row of a window, which costs no divergence, because nothing is known before it; and the stems: `FrameEncoder` and
-    `FrameDecoder`, which draws some of the frames of a batch.
+    row of a window, which costs no divergence, because nothing is known before it; and what goes in and out:
+    `FrameEncoder` and `FrameDecoder`, which draws some of the frames of a batch; actions, which are standardised and go
+    through two layers (one there); the state, which is standardised before symlog, goes in through one layer and comes
+    out of two (three each there).
     """
 
     kind: Literal["rssm"] = "rssm"
