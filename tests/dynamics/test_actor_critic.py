@@ -187,28 +187,3 @@ def test_the_losses_are_the_published_ones():
             weight = weight * c.discount * goes_on[i, t]
     torch.testing.assert_close(got["critic"], critic / 12)
     torch.testing.assert_close(got["actor"], actor / 12)
-
-
-def test_the_critic_learns_what_was_received_up_to_where_the_record_ends():
-    model = stirred()
-    c, two_hot = model.config, model.two_hot
-    seen, reward = random(3, 5, 2), random(3, 5)
-    valid, terminated = torch.ones(3, 5, dtype=torch.bool), torch.zeros(3, 5, dtype=torch.bool)
-    valid[1, 3:], valid[2, 3:] = False, False
-    terminated[2, 1] = True  # row 2 is the last observation of an episode that ended, row 2 of the other was cut off
-    got = model.replayed(seen, reward, terminated, valid)
-    logits = model.critic(seen)
-    value, slow = two_hot.mean(logits), two_hot.mean(model.slow(seen))
-    expected, n = torch.zeros(()), 0
-    for i, rows in enumerate(([0, 1, 2, 3], [0, 1], [0, 1])):
-        after = value[i, rows[-1] + 1]
-        for t in reversed(rows):
-            goes_on = c.discount * (not terminated[i, t])
-            after = reward[i, t] + goes_on * ((1 - c.trace) * value[i, t + 1] + c.trace * after)
-            expected = expected + two_hot.loss(logits[i, t], after.detach()) + two_hot.loss(logits[i, t], slow[i, t])
-            n += 1
-    torch.testing.assert_close(got, expected / n)
-    other, paid = seen.clone(), reward.clone()
-    other[1:, 3:], paid[1:, 2:] = 9.0, 9.0
-    other[2, 2] = 9.0
-    torch.testing.assert_close(model.replayed(other, paid, terminated, valid), got)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributions import Normal
 
@@ -47,8 +47,6 @@ class ActorCriticConfig:
     """Weight of its squared outputs, means and widths, before they are bounded. Adam's steps are as large where
     gradients are next to nothing: an actor that has not seen any reward yet would drift to where its bounds leave no
     gradient. It keeps widths up more than `entropy` does, which pays (docs/dreamer.md)."""
-    replayed: float = 0.3
-    """Weight of the critic's loss on the rows of a batch, whose returns are of what was received there."""
 
 
 @runtime_checkable
@@ -170,11 +168,11 @@ class ActorCritic(nn.Module):
 
     def dream(self, world: Dreamable, start: Float[Tensor, "n d"], action: ToAction) -> Dream:
         """Imagine `horizon` steps from each belief, with torch's own randomness."""
-        belief, features, moves = start, [self.read(world, start)], list[Tensor]()
+        belief, features, moves = start, [self._read(world, start)], list[Tensor]()
         for _ in range(self.config.horizon):
             moves.append(self.distribution(features[-1]).sample())
             belief = world.advance(belief, action(belief, moves[-1].clamp(-1, 1)), world.noise(len(belief)))
-            features.append(self.read(world, belief))
+            features.append(self._read(world, belief))
         seen = torch.stack(features, 1)
         after = seen[:, 1:].contiguous()
         reward, discount = world.reward(after), self.config.discount
@@ -184,7 +182,7 @@ class ActorCritic(nn.Module):
         return Dream(seen, torch.stack(moves, 1), reward, goes_on)
 
     @staticmethod
-    def read(world: Dreamable, belief: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
+    def _read(world: Dreamable, belief: Float[Tensor, "n d"]) -> Float[Tensor, "n f"]:
         """Features in the precision of the layers that read them, each of which would convert them again."""
         features = world.features(belief)
         return features.to(precision(features))
@@ -216,35 +214,3 @@ class ActorCritic(nn.Module):
         gain = chosen.log_prob(dream.move).sum(-1) * advantage + config.entropy * chosen.entropy().sum(-1)
         gain = gain - config.calm * outputs.square().sum(-1)
         return {"critic": (weight * error).mean(), "actor": -(weight * gain).mean()}
-
-    def replayed(
-        self,
-        features: Float[Tensor, "b t f"],
-        reward: Float[Tensor, "b t"],
-        terminated: Bool[Tensor, "b t"],
-        valid: Bool[Tensor, "b t"],
-    ) -> Float[Tensor, ""]:
-        """The critic's loss on what was received in a batch, from every row to its last (DreamerV3's replay loss).
-
-        Where the episode was cut off, or the batch ends, returns go on with what the critic says; the published one
-        goes on with dreams, which it begins at every row. Features learn nothing from it.
-
-        Args:
-            features: of the beliefs.
-            reward: received after the action of each row.
-            terminated: whether the episode ended with that.
-            valid: whether the row was recorded.
-        """
-        seen = features[:, :-1].contiguous()
-        logits = self.critic(seen).float()
-        ended, follows = terminated[:, :-1], valid[:, 1:]
-        known = valid[:, :-1] & (follows | ended)
-        with torch.no_grad():
-            value = self.two_hot.mean(torch.cat([logits.detach(), self.critic(features[:, -1:]).float()], 1))
-            discount = self.config.discount * (known & ~ended)
-            returns = lambda_returns(
-                torch.where(known, reward[:, :-1], value[:, :-1]), value, discount, self.config.trace
-            )
-            slow = self.two_hot.mean(self.slow(seen))
-        error = self.two_hot.loss(logits, returns) + self.two_hot.loss(logits, slow)
-        return (known * error).sum() / known.sum().clamp(min=1)

@@ -86,20 +86,15 @@ class Dreamer(nn.Module):
         total = torch.stack(list(losses.values())).sum()
         before = torch.cat([torch.zeros_like(batch.terminated[:, :1]), batch.terminated[:, :-1]], 1)
         some = some_of((batch.valid & ~before).flatten(), self.config.behaviour.starts)
-        belief = filtered.belief.detach()
         with torch.no_grad():
-            dream = self.behaviour.dream(self.world, belief.flatten(0, 1)[some], self.action)
+            dream = self.behaviour.dream(self.world, filtered.belief.detach().flatten(0, 1)[some], self.action)
         learnt = self.behaviour.losses(dream)
-        if (weight := self.config.behaviour.replayed) > 0:
-            with torch.no_grad():
-                features = self.behaviour.read(self.world, belief)
-            learnt["replayed"] = weight * self.behaviour.replayed(features, batch.reward, batch.terminated, batch.valid)
         told = {
             "imagined_reward": dream.reward.mean(),
             "deviation": self.behaviour.distribution(dream.features[:, 0]).stddev.mean(),
             "return_range": self.behaviour.scale.high - self.behaviour.scale.low,
         }
-        return torch.stack([total, *learnt.values()]).sum(), losses | learnt | told
+        return total + learnt["actor"] + learnt["critic"], losses | learnt | told
 
     def action(self, belief: Float[Tensor, "b d"], move: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
         """A move in -1..1 in environment units."""
