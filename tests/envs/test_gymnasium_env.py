@@ -215,7 +215,7 @@ def test_success_is_what_the_environment_reports():
     [
         ("Pendulun-v1", "Did you mean 'Pendulum-v1'"),
         ("HalfCheetah-v2", "cannot make 'HalfCheetah-v2'"),
-        ("test/Undrawable-v0", "no brush. Without images: size=None"),
+        ("test/Undrawable-v0", "no brush. From Python, size=None"),
         ("test/Seer-v0", "no pixels"),
         ("test/Typist-v0", "needs a Box or a Discrete"),
     ],

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage, stats
 
 from worldlab.eval import pictures
-from worldlab.eval.positions import headings, meant, turned
+from worldlab.eval.positions import headings, informative, turned
 from worldlab.eval.probe import _fit
 from worldlab.eval.ranking import rank_correlation, ranks, regret
 from worldlab.eval.scores import average
@@ -41,7 +41,7 @@ def test_what_is_not_there_has_no_mean_place():
     names = ("gripper.x", "red_cube.x", "red_cube.target", "red_cube.present")
     spec = Spec({}, ("s",), ("a",), names, "raw", (-1.0,), (1.0,), 10)
     told = torch.tensor([[[0.1, 0.2, 1.0, 1.0]], [[0.3, 0.0, 0.0, 0.0]], [[0.2, 0.4, 0.0, 1.0]]])
-    assert meant(told, spec)[:, 0].tolist() == [[True] * 4, [True, False, True, True], [True] * 4]
+    assert informative(told, spec)[:, 0].tolist() == [[True] * 4, [True, False, True, True], [True] * 4]
     no = torch.zeros(1, dtype=torch.bool)
     rows = [Trajectory(Observation({}, torch.zeros(1, 1), ("",)), torch.zeros(1, 1), no.float(), no, no, ~no)]
     episodes = Episodes(replace(rows[0], privileged=row) for row in told)
@@ -52,7 +52,7 @@ def test_what_is_not_there_has_no_mean_place():
     # A probe that reads places off x is right about where bodies are, whatever it was shown where they are not.
     x = torch.randn(200, 3, generator=G).double()
     y = torch.stack([x[:, 0], x[:, 1] + 5, x[:, 2], (x[:, 2] > 0).double()], 1)
-    said = meant(y, spec)
+    said = informative(y, spec)
     probe = _fit(x, torch.where(said, y, 0), said, names)
     torch.testing.assert_close(probe(x)[:, 1].double(), y[:, 1], atol=0.05, rtol=0)
 

@@ -31,11 +31,10 @@ class Strided:
         """`stride` is in control steps.
 
         Raises:
-            UsageError: it is not positive, or actions were not held for so long.
+            UsageError: it is not positive.
         """
         if stride < 1:
             raise UsageError(f"a stride is at least 1 control step; got {stride}.")
-        check_held(store, stride)
         self.store, self.stride = store, stride
 
     @property

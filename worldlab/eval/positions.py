@@ -35,7 +35,7 @@ def present(privileged: Float[Tensor, "s z"], spec: Spec, bodies: Sequence[str])
     return torch.stack([torch.ones(len(privileged), dtype=torch.bool) if x is None else x for x in there], -1)
 
 
-def meant(privileged: Float[Tensor, "*b z"], spec: Spec) -> Bool[Tensor, "*b z"]:
+def informative(privileged: Float[Tensor, "*b z"], spec: Spec) -> Bool[Tensor, "*b z"]:
     """Which numbers say anything: where a body is, is zero while it is not there."""
     known = {name: i for i, name in enumerate(spec.privileged)}
     everywhere = torch.ones_like(privileged[..., 0], dtype=torch.bool)

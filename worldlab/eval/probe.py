@@ -9,7 +9,7 @@ from torch import Tensor
 
 from worldlab.errors import UsageError
 from worldlab.eval.branches import CONTEXT, Episodes
-from worldlab.eval.positions import meant
+from worldlab.eval.positions import informative
 from worldlab.protocols import Featured, WorldModel
 from worldlab.seeding import generator
 from worldlab.trajectory import Spec, Trajectory, join, stack
@@ -86,7 +86,7 @@ def fit_probe[S](model: WorldModel[S], store: Episodes, episodes: Sequence[int],
         features.append(model.features(belief).detach().cpu().double())
         told = torch.stack([c.privileged[-1] for c in contexts if c.privileged is not None])
         targets.append(told.double())
-        known.append(meant(told, store.spec))
+        known.append(informative(told, store.spec))
     names = tuple(name for name in store.spec.privileged if not name.startswith("expert."))
     x, y, said = (torch.cat(parts) for parts in (features, targets, known))
     return Probed(model, _fit(x, y[:, : len(names)], said[:, : len(names)], names))

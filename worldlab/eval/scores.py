@@ -13,7 +13,7 @@ from worldlab.eval import pictures
 from worldlab.eval.branches import Episodes, Start
 from worldlab.eval.branching import camera_of
 from worldlab.eval.pooling import ByHorizon, Measure, Pooled, at_horizons, horizons
-from worldlab.eval.positions import Compared, Positions, headings, meant, metres, present, turned
+from worldlab.eval.positions import Compared, Positions, headings, informative, metres, present, turned
 from worldlab.eval.ranking import rank_correlation, regret
 from worldlab.seeding import generator
 from worldlab.trajectory import Spec, Trajectory, stack
@@ -48,7 +48,7 @@ def average(store: Episodes, episodes: Sequence[int], seed: int) -> Average:
     known = [t.privileged for t in rows if t.privileged is not None]
     privileged = None
     if known:  # what is not there has no place
-        told, there = torch.cat(known).double(), meant(torch.cat(known), store.spec)
+        told, there = torch.cat(known).double(), informative(torch.cat(known), store.spec)
         privileged = ((told * there).sum(0) / there.sum(0).clamp(min=1))[None]
     return Average(
         mean(frames).round().to(torch.uint8),
