@@ -151,7 +151,15 @@ def test_nothing_is_trained_on_nothing(lab, tmp_path, capsys, option):
 def test_a_refused_training_leaves_no_folder(lab, tmp_path, capsys):
     train = ["train", "dreamer-proprio", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/run"]
     assert "needs a budget" in refused(capsys, *train)
+    assert "actions last 2 control steps, and those of" in refused(capsys, *train, "--steps", "1")
     assert not (tmp_path / "run").exists()
+
+
+def test_results_that_cannot_be_written_are_refused_before_the_episodes(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("no folder")
+    monkeypatch.setattr("worldlab.workbench.judge", lambda *_: 1 / 0)
+    assert "could not read or write 'runs" in refused(capsys, "eval", "random", "--env", "Reach", "--episodes", "1")
 
 
 def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):

@@ -10,7 +10,7 @@ import torch
 from episodes import assert_equal
 
 from worldlab import envs
-from worldlab.collection import Recipe, collect
+from worldlab.collection import Recipe, Recorder, collect
 from worldlab.datasets import EpisodeStore
 from worldlab.datasets.files import LocalFiles
 from worldlab.errors import UsageError
@@ -38,12 +38,21 @@ def test_two_processes_collect_the_same_episodes(alone, tmp_path):
         assert_equal(ours, theirs)
 
 
+def test_a_part_that_is_being_recorded_is_left_alone(tmp_path):
+    path = f"{tmp_path}/x.zarr"
+    collect(RECIPE, path, 1, workers=1)
+    recorder = Recorder(RECIPE, f"{path}.part0", {"env": RECIPE.env, "hold": 0}, threads=1)
+    with pytest.raises(UsageError, match="being written"):
+        collect(RECIPE, path, 1, workers=1)
+    recorder.close()
+
+
 def test_what_is_done_is_shown_to_be_left_alone(alone, tmp_path):
     store, _, _ = collect(replace(RECIPE, hold=3), f"{tmp_path}/x.zarr", 2, workers=1)
     for episode, brief in zip(store, alone, strict=False):
         assert (episode.reward[-5:-1] == 1).all()
         assert brief.reward[-3] < 1
-    with pytest.raises(UsageError, match="give --hold 3"):
+    with pytest.raises(UsageError, match="is of --hold 3"):
         collect(RECIPE, f"{tmp_path}/x.zarr", 2, workers=1)
 
 

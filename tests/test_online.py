@@ -12,7 +12,7 @@ from worldlab import datasets, dynamics, envs, online, players, summaries
 from worldlab.cli import main
 from worldlab.dynamics.actor_critic import ActorCriticConfig
 from worldlab.errors import UsageError
-from worldlab.presets import OnlineConfig, TrainConfig, WindowConfig
+from worldlab.presets import OnlineConfig, TrainConfig, WindowConfig, preset
 from worldlab.runs import Run
 from worldlab.training import FitConfig
 
@@ -50,6 +50,11 @@ def test_it_acts_as_often_as_it_should_and_keeps_what_happened(run):
     for episode in store:  # actions are held for two steps
         action = episode.action[:-1]
         assert torch.equal(action[::2], action[1::2])
+
+
+def test_success_stands_in_the_dreams_of_an_arm_alone():
+    assert preset("dreamer-reach").model.behaviour.standing
+    assert not preset("dreamer-proprio").model.behaviour.standing
 
 
 def test_actions_that_did_not_last_are_not_taken_for_such_that_did(run):

@@ -59,6 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(130)
     else:
         print(json.dumps(outcome.values) if command.json else outcome.line)  # noqa: T201
+        command.leave()
 
 
 def fail(sentence: str) -> None:

@@ -184,10 +184,10 @@ def _open(out: str, world: Environment, about: dict[str, Json]) -> datasets.Epis
     store.spec.check(spec, ("store", "environment"))
     if (made := store.provenance.get("env")) not in (None, about["env"]):
         raise UsageError(f"'{out}' holds episodes of {made}, not {about['env']}; use another store.")
-    if len(store) and (held := store.provenance.get("hold", 0)) != about["hold"]:
+    if store.hold != about["hold"]:
         raise UsageError(
-            f"'{out}' holds episodes that went on for {held} steps of success, not {about['hold']}: "
-            f"give --hold {held}, or use another store."
+            f"'{out}' is of --hold {store.hold} (0 where it was collected before stores remembered that), "
+            f"not {about['hold']}; use another store, or the same --hold."
         )
     if len(store) and ("physics" in store.columns) != isinstance(world, Restorable):
         raise UsageError(

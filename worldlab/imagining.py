@@ -45,8 +45,7 @@ def imagine(
     model.spec.check(store.spec, ("world model", "store"))
     size = next(iter(model.spec.cameras.values()), None)
     # Success must hold as it had to when the data were made, or branches would end where those episodes went on.
-    hold = int(str(recorded.provenance.get("hold", 0)))
-    world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride, hold=hold)
+    world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride, hold=recorded.hold)
     if probe or (bodies_of(store.spec) and not bodies_of(model.spec)):
         trained, whose = [i for i in range(len(store)) if i not in episodes], "training episodes"
         if not trained:  # the model was trained on another store: half of this one is for the probe

@@ -123,7 +123,7 @@ def _rssm(*, labels: bool = True) -> TrainConfig:
             slots=labels,
         ),
         windows=WindowConfig(length=10, batch=48, pad=False),
-        fit=FitConfig(minutes=20, learning_rate=2e-3, clip=100.0, precision="bf16"),
+        fit=FitConfig(minutes=20.0, learning_rate=2e-3, clip=100.0, precision="bf16"),
         hold_out=10,
     )
 

@@ -1,6 +1,5 @@
 """Processes that train together; with FSDP2 each holds a part of every tensor in its memory."""
 
-import atexit
 import os
 import sys
 from typing import Protocol, runtime_checkable
@@ -54,18 +53,13 @@ def shard_as_one(plugin: Plugin) -> None:
 
 
 def leave_the_others() -> None:
-    """Take leave of the processes that train together, if there are any: after the last of their trainings.
+    """End this process, in success, if it has trained with others; nothing may be left to do.
 
-    This process then ends without taking the interpreter apart. FSDP2 keeps its groups, and so gloo's threads (PyTorch
-    2.11), beyond the end of the former, and one that wants the interpreter while it is taken apart aborts all: about
-    one of sixty trainings ended so after all was written.
+    The interpreter is not taken apart. FSDP2 keeps its groups, and so gloo's threads (PyTorch 2.11), beyond the end of
+    the former, and one that wants the interpreter meanwhile aborts all: of 63 trainings 2 ended so, with all written.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-        atexit.register(_end)
-
-
-def _end() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(0)
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(0)

@@ -75,6 +75,10 @@ def test_imagining_is_advancing_and_showing(model, data):
         belief = model.advance(belief, data.action[:, t], model.noise(4, g))
     dream, end = model.imagine(start, data.action[:, :3], generator(3))
     assert torch.equal(end, belief)
+    goes_on, succeeded = model.endings(model.features(belief))
+    ended, success = model.ending_head(model.features(belief)).sigmoid().unbind(-1)
+    torch.testing.assert_close(goes_on, 1 - ended)
+    torch.testing.assert_close(succeeded, torch.minimum(ended, success))
     assert dream.reward.abs().min() > 1e-3
     torch.testing.assert_close(dream.reward[:, -1], model.reward(model.features(belief)))
     assert torch.equal(dream.terminated[:, -1], model.endings(model.features(belief))[0] < 0.5)

@@ -265,7 +265,7 @@ def test_what_cannot_be_compared_is_refused(store):
         counterfactual(blind, store, CountEnv())
 
 
-def test_branches_that_the_time_limit_cut_off_are_not_ranked(store):
+def test_moments_of_which_the_time_limit_cut_off_a_branch_are_not_ranked(store):
     result = counterfactual(PerfectModel(), store, CountEnv(), horizon=20, starts=3)
     assert result["rank_correlation"].n[2] > 0
     assert result["rank_correlation"].n[20] == result["regret"].n[20] == 0

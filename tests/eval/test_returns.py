@@ -246,6 +246,7 @@ def test_swapping_a_and_b_flips_the_signs_of_returns_and_nothing_else(pairs):
     [
         (result([700, 720, 690, 814]), "mean return 731 [641, 821], 0/4 = 0% [0%, 49%]"),
         (result([0.25, 0.5]), "mean return 0.375 [-1.21, 1.96], 0/2 = 0% [0%, 66%]"),
+        (result([0] * 600, range(600)), "mean return 0 [no interval], 600/600 = 100.0% [99.4%, 100.0%]"),
         (result([731], [0]), "mean return 731 [no interval], 1/1 = 100% [21%, 100%]"),
     ],
 )

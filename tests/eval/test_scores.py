@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy import ndimage, stats
 
@@ -26,6 +27,14 @@ def test_ranks_and_their_correlation_are_scipys():
         np.testing.assert_allclose(ranks(row), stats.rankdata(row) - 1)
     expected = np.mean([stats.spearmanr(a, b).statistic for a, b in zip(said[..., 0], true[..., 0], strict=True)])
     np.testing.assert_allclose(rank_correlation(said, true).measure().value[1], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("k", range(2, 9))
+def test_perfect_ranks_claim_no_certainty(k):
+    true = torch.arange(float(k)).expand(4, k)[..., None]
+    measure = rank_correlation(true, true).measure()
+    assert measure.value[1] == 1
+    assert np.isnan(measure.interval[1]).all()
 
 
 def test_regret_is_what_the_choice_costs():

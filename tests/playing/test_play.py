@@ -101,6 +101,12 @@ def test_without_recorded_frames_it_begins_where_the_simulator_does():
     assert present(Session(PerfectModel(), None, (), None, seed=0)) == {"begun": False}
 
 
+def test_success_must_hold_in_the_simulator_as_in_the_store():
+    for hold in (0, 7):
+        world, _ = simulator("worldlab/Reach-v0", envs.make("worldlab/Reach-v0", cameras=()).contract, hold)
+        assert world._hold == hold
+
+
 def test_the_simulator_keeps_the_models_pace():
     held = envs.make("dm_control/cartpole-swingup-v0", size=None, repeat=2).contract
     world, missing = simulator("dm_control/cartpole-swingup-v0", held)

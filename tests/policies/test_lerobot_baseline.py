@@ -52,8 +52,18 @@ def test_it_heeds_the_instruction_unless_told_nothing(policy):
         return policy.act(obs)
 
     assert not torch.equal(plan(policy, obs), plan(policy, other))
-    deaf = make_policy(replace(policy.config, words=False), make_spec())
+    deaf = make_policy(replace(policy.config, told=False), make_spec())
     assert torch.equal(plan(deaf, obs), plan(deaf, other))
+    unheard = replace(obs, task=("fetch the red cube",)), replace(obs, task=("fetch the green cube",))
+    assert torch.equal(*(plan(policy, said) for said in unheard))
+
+
+def test_runs_of_absolute_targets_stay_what_they_were():
+    before = dict(make_policy(FAMILIES["act"], make_spec()).describe())
+    del before["tasks"], before["model"]["pace"], before["model"]["told"]
+    loaded = policies.of_description(before)
+    assert loaded.chunks.pace is None
+    assert not loaded.tasks
 
 
 def test_padding_is_inert(policy):

@@ -104,6 +104,13 @@ class EpisodeStore:
         return self.header.spec
 
     @property
+    def hold(self) -> int:
+        """Control steps for which success had to hold in its episodes (`worldlab.envs.make`)."""
+        held = self.provenance.get("hold", 0)
+        assert isinstance(held, int)
+        return held
+
+    @property
     def provenance(self) -> dict[str, object]:
         """What `create` was told of where the episodes come from."""
         return self.header.provenance

@@ -146,7 +146,7 @@ class RSSM(nn.Module):
     def endings(self, features: Float[Tensor, "*b f"]) -> tuple[Float[Tensor, "*b"], Float[Tensor, "*b"]]:
         """Probabilities that the episode goes on from a belief, and that it has ended there in success."""
         ended, success = self.ending_head(features).float().sigmoid().unbind(-1)
-        return 1 - ended, ended * success
+        return 1 - ended, torch.minimum(ended, success)  # either alone is learnt, and who succeeds ends
 
     # A world model
 

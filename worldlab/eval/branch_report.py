@@ -22,8 +22,8 @@ dream, by the same actions ({kinds}). What the dream says is held against what w
 
 _EFFECT = """\
 Effect error ‖(x̂ₖ − x̂₀) − (xₖ − x₀)‖ / ‖xₖ − x₀‖ over {n} branches of {starts} recorded moments; x is {what}
-in the simulator, x̂ in the dream, 0 the recorded actions and k other ones. Bands are 95 % bootstrap intervals over
-the episodes of the moments."""
+in the simulator, x̂ in the dream, 0 the recorded actions and k other ones. Bands are 95 % intervals, by
+the jackknife over the episodes of the moments."""
 
 _POSITIONS = "the position of the gripper and the objects"
 _STATE = "the observed state, each column in its standard deviations in the data,"
@@ -47,11 +47,11 @@ Branches of one saved moment, by the same actions: the simulator's frames above,
 how far they are apart beneath (black where it is right). {note}"""
 
 _NUMBERS = """\
-With 95 % bootstrap intervals over the episodes of the moments; n counts branches, or moments for rank correlation and
-regret. Recorded: the same model, fed the recorded actions in every branch. Rank correlation is Spearman's, of the
-returns of a moment's branches; regret is how much the return of the branch that the dream prefers falls short of the
-best one's. Spread over skill is how far {samples} dreams of one branch are apart, by how far their mean is off: 1 where
-the model knows its doubt, 0 where it has none."""
+With 95 % intervals, by the jackknife over the episodes of the moments; n counts branches, or moments for rank
+correlation and regret. Recorded: the same model, fed the recorded actions in every branch. Rank correlation is
+Spearman's, of the returns of a moment's branches; regret is how much the return of the branch that the dream prefers
+falls short of the best one's. Spread over skill is how far {samples} dreams of one branch are apart, by how far their
+mean is off: 1 where the model knows its doubt, 0 where it has none."""
 
 _BESIDE = {
     "": "world model",

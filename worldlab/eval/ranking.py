@@ -14,7 +14,7 @@ def ranks(x: Float[Tensor, "*b k"]) -> Float[Tensor, "*b k"]:
     """Ranks from 0, ties sharing their mean."""
     apart = x[..., :, None] - x[..., None, :]
     lower, equal = (apart > SAME).sum(-1), (apart.abs() <= SAME).sum(-1)
-    return lower + (equal - 1) / 2
+    return lower + (equal - 1).double() / 2
 
 
 def rank_correlation(

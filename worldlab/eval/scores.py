@@ -224,7 +224,7 @@ def _frames(b: Branches) -> Iterator[tuple[str, Pooled]]:
     n = alive.sum(1).double()
     for name, (squares, similar) in sums.items():
         yield f"psnr{name}", Pooled(squares, pixels, n, "psnr", (-inf, inf))
-        yield f"ssim{name}", Pooled(similar, pixels, n)
+        yield f"ssim{name}", Pooled(similar, pixels, n, limits=(-1.0, 1.0))
 
 
 def _ranks(b: Branches) -> Iterator[tuple[str, Pooled]]:

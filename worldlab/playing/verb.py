@@ -21,7 +21,6 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
     run, model = Run.open(path), dynamics.load(path, device=str(pick_device(device)))
     store, notes = _store(run, data)
     env = str(store.provenance.get("env")) if store is not None else str(run.config.get("env"))
-    hold = 0 if store is None else int(str(store.provenance.get("hold", 0)))
     episodes: list[int] = []
     if store is not None:
         try:
@@ -34,7 +33,7 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
         model.spec.check(recorded.spec, ("world model", "store"))
 
     def make() -> Session[object]:
-        world, missing = simulator(env, model.spec, hold)
+        world, missing = simulator(env, model.spec, 0 if store is None else store.hold)
         notes.extend(missing)
         return Session(model, recorded, episodes, world, seed)  # pyright: ignore[reportReturnType]
 
@@ -60,8 +59,9 @@ def simulator(env: str, spec: Spec, hold: int = 0) -> tuple[Environment | None, 
     size = next(iter(spec.cameras.values()), None)
     try:
         world = envs.make(env, n=1, size=size, hold=hold)
-        if (repeat := steps_of(spec, world.contract)) > 1:  # none has drawn a picture yet
-            world = envs.make(env, n=1, size=size, repeat=repeat)
+        if (repeat := steps_of(spec, world.contract)) > 1:
+            world.close()
+            world = envs.make(env, n=1, size=size, repeat=repeat, hold=hold)
         spec.check(world.contract, ("world model", "simulator"))
     except UsageError as error:
         return None, [f"No simulator: {error}"]

@@ -1,6 +1,7 @@
 """Policies: vision-language-action models with different heads on one trunk, and the baselines to hold them against."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Protocol, runtime_checkable
 
@@ -34,7 +35,6 @@ from worldlab.policies.regression_policy import RegressionConfig as RegressionCo
 from worldlab.policies.regression_policy import RegressionHead
 from worldlab.policies.state_policy import StateOnlyConfig as StateOnlyConfig
 from worldlab.policies.state_policy import StateOnlyPolicy as StateOnlyPolicy
-from worldlab.policies.text import TextTokenizer
 from worldlab.policies.token_policy import ParallelTokenConfig as ParallelTokenConfig
 from worldlab.policies.token_policy import ParallelTokenHead, TokenHead
 from worldlab.policies.token_policy import TokenConfig as TokenConfig
@@ -139,8 +139,7 @@ def create(
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics)
     if isinstance(config, LeRobotConfig):
-        told = TextTokenizer.of_words(tasks) if config.words and any(tasks) else None
-        return LeRobotBaseline(config, spec, statistics, told)
+        return LeRobotBaseline(config, spec, statistics, sorted(set(tasks)) if config.told else ())
     pointing = config.grounding.camera if config.grounding.weight > 0 else None
     notes = note_examples(len(spec.state)) if config.state_in_prompt else ()
     make = Backbone.create if ancestor is None else ancestor.backbone
@@ -221,9 +220,10 @@ def of_description(description: Mapping[str, Json]) -> Trained:
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics).eval()
     if isinstance(config, LeRobotConfig):
-        known = description.get("words")  # runs of before have none
-        told = TextTokenizer.of_description(known) if isinstance(known, dict) else None
-        return LeRobotBaseline(config, spec, statistics, told).eval()
+        if "tasks" not in description:  # of before 2026-11-30: absolute targets, no instruction
+            config = replace(config, pace=None)
+        tasks = TypeAdapter(list[str]).validate_python(description.get("tasks", []))
+        return LeRobotBaseline(config, spec, statistics, tasks).eval()
     architecture, words = description["backbone"], description["head"]
     assert isinstance(architecture, dict)
     assert isinstance(words, str | None)

@@ -1,9 +1,9 @@
 """LeRobot's own policies, trained by worldlab on the same windows: ACT and Diffusion Policy, to hold the heads against.
 
 Network, loss and sampler are LeRobot's; targets, masks and evaluation are those of every other policy here. Neither
-has a language model: which words the instruction has stands in LeRobot's `observation.environment_state`, as
-multi-task versions of both give a one-hot task. LeRobot takes 10 s to import; nothing here does so before a policy
-is built.
+has a language model: which of the data's instructions is given stands in LeRobot's `observation.environment_state`,
+one-hot, as multi-task versions of either have it. LeRobot takes 10 s to import; nothing here does so before a policy is
+built.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,14 +18,13 @@ from worldlab import seeding
 from worldlab.errors import UsageError
 from worldlab.normalize import Standardize, Statistics
 from worldlab.policies.chunks import Chunks, check_company, check_execute
-from worldlab.policies.text import TextTokenizer
 from worldlab.runs import Json, described
 from worldlab.trajectory import Observation, Spec, Trajectory
 
 if TYPE_CHECKING:
     from lerobot.policies.pretrained import PreTrainedPolicy
 
-_STATE, _IMAGE, _WORDS = "observation.state", "observation.images.", "observation.environment_state"
+_STATE, _IMAGE, _TASK = "observation.state", "observation.images.", "observation.environment_state"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +37,8 @@ class LeRobotConfig:
     """Which of LeRobot's policies."""
     cameras: tuple[str, ...] | None = None
     """Cameras to look through; None takes all that the data has."""
-    words: bool = True
-    """Whether they are told which of the data's words are in the instruction, one number each."""
+    told: bool = True
+    """Whether they are told the instruction: which of the data's it is, or none where the data do not have it."""
     width: int = 128
     """Of ACT's transformer, and of Diffusion Policy's first layer of its U-Net, whose second is twice as wide."""
     chunk: int = 8
@@ -55,10 +54,8 @@ class LeRobotConfig:
 class LeRobotBaseline(nn.Module):
     """A `Policy` and a `Trainable` around a `PreTrainedPolicy`."""
 
-    def __init__(
-        self, config: LeRobotConfig, spec: Spec, statistics: Statistics, words: TextTokenizer | None = None
-    ) -> None:
-        """`spec` is that of the data, with its privileged columns; without `words` no instruction is read.
+    def __init__(self, config: LeRobotConfig, spec: Spec, statistics: Statistics, tasks: Sequence[str] = ()) -> None:
+        """`spec` is that of the data, with its privileged columns; `tasks` are the instructions that it is told apart.
 
         Raises:
             UsageError: a camera is missing, or the sizes do not fit each other.
@@ -70,26 +67,26 @@ class LeRobotBaseline(nn.Module):
             raise UsageError(f"the data has no camera '{missing[0]}'; it has {', '.join(spec.cameras) or 'none'}.")
         if config.family == "diffusion" and config.chunk % 4:
             raise UsageError(f"LeRobot's Diffusion Policy needs a chunk that is a multiple of 4, not {config.chunk}.")
-        self.config, self.statistics, self.words = config, statistics, words
+        self.config, self.statistics, self.tasks = config, statistics, {task: i for i, task in enumerate(tasks)}
         self.spec = replace(spec, cameras={name: spec.cameras[name] for name in names})
         self.scale_state = Standardize(statistics.state)
         self.chunks = Chunks(spec, statistics, config.chunk, config.pace)
-        self.policy = _build(config, self.spec, 0 if words is None else words.size)
+        self.policy = _build(config, self.spec, len(self.tasks))
         self._seeds: tuple[int, ...] = ()
         self._step = 0
 
     def describe(self) -> dict[str, Json]:
         """What config.json needs, so that `worldlab.policies.load` can build the module again."""
-        words = None if self.words is None else self.words.describe()
-        return described(self.config.kind, model=self.config, spec=self.spec, statistics=self.statistics, words=words)
+        tasks = list(self.tasks)
+        return described(self.config.kind, model=self.config, spec=self.spec, statistics=self.statistics, tasks=tasks)
 
     def _batch(self, obs: Observation) -> dict[str, Tensor]:
         """LeRobot's keys, normalised as its pre-processor would."""
         seen = {f"{_IMAGE}{name}": obs.images[name].movedim(-1, -3).float() / 127.5 - 1 for name in self.spec.cameras}
         facts = {_STATE: self.scale_state(obs.state)}
-        if self.words is not None:
-            ids, real = self.words(obs.task)
-            facts[_WORDS] = torch.zeros(len(ids), self.words.size).scatter_add_(1, ids, real.float()).to(obs.state)
+        if self.tasks:
+            which = torch.tensor([self.tasks.get(task, -1) for task in obs.task])
+            facts[_TASK] = (which[:, None] == torch.arange(len(self.tasks))).to(obs.state)
         if self.config.family == "diffusion":  # whose observations have a time axis
             facts = {name: fact[:, None] for name, fact in facts.items()}
         return seen | facts
@@ -148,14 +145,14 @@ class LeRobotBaseline(nn.Module):
         )
 
 
-def _build(config: LeRobotConfig, spec: Spec, words: int) -> "PreTrainedPolicy":
-    """The policy with fresh weights, told of so many words."""
+def _build(config: LeRobotConfig, spec: Spec, tasks: int) -> "PreTrainedPolicy":
+    """The policy with fresh weights, which tells so many instructions apart."""
     from lerobot.configs import FeatureType, PolicyFeature
 
     inputs = {f"{_IMAGE}{n}": PolicyFeature(FeatureType.VISUAL, (3, *size)) for n, size in spec.cameras.items()}
     inputs[_STATE] = PolicyFeature(FeatureType.STATE, (len(spec.state),))
-    if words:
-        inputs[_WORDS] = PolicyFeature(FeatureType.ENV, (words,))
+    if tasks:
+        inputs[_TASK] = PolicyFeature(FeatureType.ENV, (tasks,))
     outputs = {"action": PolicyFeature(FeatureType.ACTION, (len(spec.action),))}
     if config.family == "act":
         from lerobot.policies.act.configuration_act import ACTConfig

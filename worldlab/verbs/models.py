@@ -54,11 +54,13 @@ class Train(Verb):
 
     @override
     def run(self) -> "Outcome":
-        outcome = self._online(self.env) if self.env is not None else self._from_a_store()
+        return self._online(self.env) if self.env is not None else self._from_a_store()
+
+    @override
+    def leave(self) -> None:
         from worldlab.sharding import leave_the_others
 
         leave_the_others()
-        return outcome
 
     def _from_a_store(self) -> "Outcome":
         from worldlab.workbench import train

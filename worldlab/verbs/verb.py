@@ -24,3 +24,6 @@ class Verb(ABC):
     @abstractmethod
     def run(self) -> "Outcome":
         """Do it, and say what came of it."""
+
+    def leave(self) -> None:  # noqa: B027 - most have nothing to leave
+        """After all has been said."""
