@@ -56,7 +56,8 @@ def leave_the_others() -> None:
     """End this process, in success, if it has trained with others; nothing may be left to do.
 
     The interpreter is not taken apart. FSDP2 keeps its groups, and so gloo's threads (PyTorch 2.11), beyond the end of
-    the former, and one that wants the interpreter meanwhile aborts all: one of some thirty trainings ended so, with all written.
+    the former, and one that wants the interpreter meanwhile aborts all: one of some thirty trainings ended so, with all
+    written.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
