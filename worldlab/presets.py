@@ -93,10 +93,11 @@ HEADS: dict[str, Config] = {
 
 def policy_recipe(model: Config, minutes: float) -> TrainConfig:
     """The recipe that all heads share: only the head differs."""
+    rate = 1e-3 if isinstance(model, LeRobotConfig) else 2e-3  # docs/bakeoff.md: what LeRobot's networks bear
     return TrainConfig(
         model=model,
         windows=WindowConfig(length=model.chunk, batch=32, observed=1),
-        fit=FitConfig(minutes=minutes, learning_rate=2e-3, ema=0.99, precision="bf16"),
+        fit=FitConfig(minutes=minutes, learning_rate=rate, ema=0.99, precision="bf16"),
     )
 
 
