@@ -22,7 +22,7 @@ import torch
 from worldlab import datasets, envs, policies, workbench
 from worldlab.errors import UsageError, unknown
 from worldlab.eval.open_loop import action_error, median_latency_ms
-from worldlab.eval.rates import over_training_seeds
+from worldlab.eval.rates import over_training_seeds, share
 from worldlab.policies.backbone_config import FUSIONS
 from worldlab.policies.chunks import check_execute, expert_columns, labels
 from worldlab.presets import HEADS, LOOKS, Look, TrainConfig, policy_recipe
@@ -283,7 +283,7 @@ def _of(entries: Sequence[Entry], name: str) -> list[Entry]:
 
 def _row(name: str, entries: Sequence[Entry]) -> str:
     successes, n = [e.successes for e in entries], [e.n for e in entries]
-    low, high = over_training_seeds(successes, n)
+    rate, low, high = (share(x, sum(n)) for x in (sum(successes) / sum(n), *over_training_seeds(successes, n)))
 
     def over_seeds(values: Sequence[float | None], form: str) -> str:
         known = [v for v in values if v is not None]
@@ -292,7 +292,7 @@ def _row(name: str, entries: Sequence[Entry]) -> str:
     errors = [1000 * e.action_error for e in entries]
     cells = [
         name,
-        f"{sum(successes) / sum(n):.0%} [{low:.0%}, {high:.0%}]",
+        f"{rate} [{low}, {high}]",
         " ".join(map(str, successes)) + f" of {n[0]}",
         f"{mean(errors):.1f} [{min(errors):.1f}, {max(errors):.1f}]",
         over_seeds([e.latency_ms for e in entries], "{:.1f}"),

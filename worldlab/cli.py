@@ -50,11 +50,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     except UsageError as error:
         fail(str(error))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            if error.filename is None:
-                raise
-            fail(f"could not read or write '{error.filename}': {error.strerror}.")
-        fail(f"the disk is full: could not write {error.filename or 'a file'}. Free some space and run this again.")
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            fail(f"the disk is full: could not write {error.filename or 'a file'}. Free some space and run this again.")
+        if error.filename is None:
+            raise
+        fail(f"could not read or write '{error.filename}': {error.strerror}.")
     except KeyboardInterrupt:
         sys.exit(130)
     else:

@@ -18,6 +18,7 @@ from worldlab.collection import Recipe
 from worldlab.demo_report import HOLD, HORIZON, Findings, Shot, write
 from worldlab.errors import UsageError
 from worldlab.eval.counterfactual import CounterfactualResult
+from worldlab.eval.rates import share
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import Device, pick_device
 from worldlab.trajectory import Trajectory
@@ -155,8 +156,8 @@ def _summary(found: Findings, out: Path, console: Console) -> Outcome:
 
     table = Table("what", "result", "n", "95 % interval")
     for name, result in found.policies.items():
-        low, high = result.interval
-        table.add_row(f"Reach: {name}", f"{result.rate:.0%}", str(result.n), f"{low:.0%} to {high:.0%}")
+        rate, low, high = (share(x, result.n) for x in (result.rate, *result.interval))
+        table.add_row(f"Reach: {name}", rate, str(result.n), f"{low} to {high}")
     if (dream := found.counterfactual) is not None:
         for title, name in (("arm and cubes", "effect_error"), ("moved cubes", "effect_error_object")):
             error = dream[name]

@@ -6,6 +6,7 @@ from pathlib import Path
 from worldlab import eval as evaluation
 from worldlab.eval.branch_report import branch_sections, effect_fact
 from worldlab.eval.counterfactual import CounterfactualResult
+from worldlab.eval.rates import share
 from worldlab.eval.report import Bar, Fact, Note, Section, SuccessBars, Table, Title, Video, VideoStrip
 from worldlab.eval.video import encode, side_by_side
 from worldlab.lerobot_programs import Check
@@ -67,7 +68,7 @@ and listens."""
 _BUDGET = """\
 Both policies had the same data, backbone and minutes. Seconds: median time until success had held. Jerkiness: mean
 absolute second difference of the joint targets, rad. Ms: wall time of a chunk for all episodes at once, divided by
-their number; one robot waits longer (`worldlab bakeoff` measures that). Steps: of training, 32 observations each.
+their number; one robot waits longer (worldlab bakeoff measures that). Steps: of training, 32 observations each.
 Training used a grounding loss whose labels (the pixel of the named cube) only a simulator has; acting uses images,
 joint positions and words alone."""
 
@@ -95,8 +96,8 @@ def write(found: Findings, path: Path) -> Path:
 
 
 def _rate(result: evaluation.SuccessResult) -> str:
-    low, high = result.interval
-    return f"n = {result.n}, 95 % interval {low:.0%} to {high:.0%}"
+    low, high = (share(x, result.n) for x in result.interval)
+    return f"n = {result.n}, 95 % interval {low} to {high}"
 
 
 def _title(found: Findings) -> Title:

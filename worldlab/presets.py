@@ -93,7 +93,7 @@ HEADS: dict[str, Config] = {
 
 def policy_recipe(model: Config, minutes: float) -> TrainConfig:
     """The recipe that all heads share: only the head differs."""
-    rate = 1e-3 if isinstance(model, LeRobotConfig) else 2e-3  # docs/bakeoff.md: what LeRobot's networks bear
+    rate = 1e-3 if isinstance(model, LeRobotConfig) else 2e-3  # ACT learns worse at 2e-3 (docs/bakeoff.md)
     return TrainConfig(
         model=model,
         windows=WindowConfig(length=model.chunk, batch=32, observed=1),

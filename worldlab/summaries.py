@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from worldlab.datasets import EpisodeStore
-from worldlab.eval.rates import wilson
+from worldlab.eval.rates import share, wilson
 from worldlab.runs import Json, Run, to_json
 
 EPISODES = "episodes.jsonl"
@@ -90,9 +90,9 @@ def _store_text(store: EpisodeStore, values: Mapping[str, Json], sizes: Mapping[
         "made by": f"{about.get('command')}, {about.get('time')}, commit {about.get('commit')}",
     }
     if len(store):
-        low, high = wilson(int(str(values["successes"])), len(store))
+        low, high = (share(x, len(store)) for x in wilson(int(str(values["successes"])), len(store)))
         q = np.quantile(store.lengths - 1, (0, 0.25, 0.5, 0.75, 1)).astype(int)
-        facts["success"] = f"{values['successes']}/{len(store)}, 95 % interval {low:.0%} to {high:.0%}"
+        facts["success"] = f"{values['successes']}/{len(store)}, 95 % interval {low} to {high}"
         facts["length"] = f"{q[2]} actions in the median, half of them {q[1]} to {q[3]}, all {q[0]} to {q[4]}"
         facts["seeds"] = f"{store.seeds.min()} to {store.seeds.max()}"
     columns = Table("column", "type", "row", "raw", "stored", "ratio", box=None, header_style="bold")
@@ -120,10 +120,11 @@ def summarize_run(run: Run) -> Summary:
     values["evaluations"] = [{key: result.get(key) for key in kept} for result in results]
     table = Table("environment", "success", "95 % interval", "mean return", "seed", box=None, header_style="bold")
     for result in results:
-        low, high = (float(str(end)) for end in list(result["interval"]))  # pyright: ignore[reportArgumentType]
+        ends = list(result["interval"])  # pyright: ignore[reportArgumentType]
+        low, high = (share(float(str(end)), int(str(result["n"]))) for end in ends)
         success = f"{result['successes']}/{result['n']}"
         earned = f"{float(str(result['mean_return'])):.1f}" if "mean_return" in result else "–"
-        table.add_row(str(result["env"]), success, f"{low:.0%} to {high:.0%}", earned, str(result["seed"]))
+        table.add_row(str(result["env"]), success, f"{low} to {high}", earned, str(result["seed"]))
     facts = {name: value for name, value in values.items() if name != "evaluations"}
     facts["made by"] = f"{about.get('command')}, {about.get('time')}, commit {about.get('commit')}"
     return Summary(values, _render(_facts(facts), *([table] if results else [])))

@@ -20,7 +20,7 @@ from worldlab.conditions import Conditions
 from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
-from worldlab.eval.rates import readable
+from worldlab.eval.rates import readable, share
 from worldlab.protocols import Environment, Policy
 from worldlab.resuming import begun
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from worldlab.policies import ExecutionConfig
     from worldlab.policies.inherit import Ancestor
     from worldlab.presets import TrainConfig
-
-_MANY = 500
-"""Episodes from which a rate has a decimal."""
 
 
 @dataclass(frozen=True)
@@ -80,15 +77,8 @@ def collect(recipe: collection.Recipe, episodes: int, out: str | Path, *, worker
         )
     line = f"{episodes} episodes of {recipe.env} collected ({good} of {tried} tried were worth it), "
     line += f"{len(store)} in all: {out}"
-    values = {
-        "episodes": episodes,
-        "good": good,
-        "tried": tried,
-        "total": len(store),
-        "store": str(out),
-        "env": recipe.env,
-    }
-    return Outcome(line, values)
+    counts = {"episodes": episodes, "good": good, "tried": tried, "total": len(store)}
+    return Outcome(line, {**counts, "store": str(out), "env": recipe.env})
 
 
 def train(
@@ -194,9 +184,8 @@ def judge_controls(policy: Policy, world: Environment, episodes: int, seed: int)
 
 def rate_text(result: evaluation.SuccessResult, *, returns: bool = False) -> str:
     """k/n and the interval; before them, where asked for, the mean return and its interval."""
-    low, high = result.interval
-    digits = 0 if result.n <= _MANY else 1  # or the interval of many would have no width
-    text = f"{result.successes}/{result.n} = {result.rate:.{digits}%} [{low:.{digits}%}, {high:.{digits}%}]"
+    rate, low, high = (share(x, result.n) for x in (result.rate, *result.interval))
+    text = f"{result.successes}/{result.n} = {rate} [{low}, {high}]"
     if not returns:
         return text
     limits = "no interval" if result.return_interval is None else ", ".join(map(readable, result.return_interval))

@@ -3,6 +3,7 @@
 import signal
 import time
 from multiprocessing import get_context
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -76,6 +77,8 @@ def test_a_killed_export_goes_on_and_ends_equal(arm_store, tmp_path):
     assert not killed.exists()
     with pytest.raises(UsageError, match="an unfinished export of something else"):
         export_dataset(arm_store, killed, video=False, part=1, show=False)
+    with mock.patch.object(EpisodeStore, "id", "collected anew"), pytest.raises(UsageError, match="of something else"):
+        export_dataset(arm_store, killed, part=1, show=False)
     export_dataset(arm_store, killed, part=1, show=False)
     whole = export_dataset(arm_store, tmp_path / "whole", part=1, show=False)
     assert not parts.exists()

@@ -67,6 +67,7 @@ def test_a_perfect_model_has_no_error(store):
         assert max(r[name].value.values()) < 1e-4
     for name in ("ssim", "rank_correlation"):
         np.testing.assert_allclose(list(r[name].value.values()), 1, atol=1e-5)
+        assert np.isnan(list(r[name].interval.values())).all()  # at its end, and no episode says by how much it varies
     assert set(r["psnr"].value.values()) == {np.inf}
     for beside in ("recorded", "copy_last", "dataset_mean"):
         assert min(r[f"state_error_cm_{beside}"].value.values()) > 1

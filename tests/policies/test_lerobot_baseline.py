@@ -43,7 +43,7 @@ def test_it_plans_row_by_row_and_comes_back_from_a_run(policy, tmp_path):
     assert torch.equal(loaded.act(obs), together)
 
 
-def test_it_heeds_the_instruction_unless_told_nothing(policy):
+def test_it_heeds_the_instructions_that_it_knows(policy):
     obs = first(make_batch(make_spec(), b=2), 1)
     other = replace(obs, task=(TASKS[0] if obs.task[0] != TASKS[0] else TASKS[1],))
 
@@ -52,15 +52,13 @@ def test_it_heeds_the_instruction_unless_told_nothing(policy):
         return policy.act(obs)
 
     assert not torch.equal(plan(policy, obs), plan(policy, other))
-    deaf = make_policy(replace(policy.config, told=False), make_spec())
-    assert torch.equal(plan(deaf, obs), plan(deaf, other))
     unheard = replace(obs, task=("fetch the red cube",)), replace(obs, task=("fetch the green cube",))
     assert torch.equal(*(plan(policy, said) for said in unheard))
 
 
 def test_runs_of_absolute_targets_stay_what_they_were():
     before = dict(make_policy(FAMILIES["act"], make_spec()).describe())
-    del before["tasks"], before["model"]["pace"], before["model"]["told"]
+    del before["tasks"], before["model"]["pace"]
     loaded = policies.of_description(before)
     assert loaded.chunks.pace is None
     assert not loaded.tasks

@@ -13,6 +13,9 @@ from torch.nn.functional import one_hot
 HORIZONS = (1, 2, 5, 10, 20, 50, 100)
 """Steps at which dreams are compared."""
 
+_NOTHING = 1e-6
+"""What is less than this is rounding."""
+
 type ByHorizon = dict[int, float]
 type Intervals = dict[int, tuple[float, float]]
 
@@ -79,8 +82,8 @@ class Pooled:
         off = torch.where(counts, without - torch.where(counts, without, 0).sum(0) / m, 0)
         error = ((m - 1) / m * off.square().sum(0)).sqrt()
         # A single episode says nothing of others, and nor do several at the end of what is possible.
-        at_an_end = torch.isclose(value[:, None], value.new_tensor(self.limits), rtol=0, atol=1e-9).any(1)
-        error = torch.where((m > 1) & ((error > 1e-9) | ~at_an_end), error, torch.nan)
+        at_an_end = torch.isclose(value[:, None], value.new_tensor(self.limits), rtol=0, atol=_NOTHING).any(1)
+        error = torch.where((m > 1) & ((error > _NOTHING) | ~at_an_end), error, torch.nan)
         reach = error * torch.from_numpy(stats.t.ppf(0.975, (m - 1).clamp(min=1).numpy()))
         low, high = (end.clamp(*self.limits).tolist() for end in (value - reach, value + reach))
         steps = HORIZONS[: len(value)]

@@ -28,23 +28,18 @@ def metres(privileged: Tensor, spec: Spec, bodies: Sequence[str]) -> Float[Tenso
     return privileged[..., columns].double().unflatten(-1, (len(bodies), 3))
 
 
-def present(privileged: Float[Tensor, "s z"], spec: Spec, bodies: Sequence[str]) -> Bool[Tensor, "s bodies"]:
-    """Which bodies are there at all."""
-    names = [f"{body}.present" for body in bodies]
-    there = [privileged[:, spec.privileged.index(n)] > 0.5 if n in spec.privileged else None for n in names]
-    return torch.stack([torch.ones(len(privileged), dtype=torch.bool) if x is None else x for x in there], -1)
+def present(privileged: Float[Tensor, "*b z"], spec: Spec, bodies: Sequence[str]) -> Bool[Tensor, "*b bodies"]:
+    """Which bodies are there at all; those of which nothing says so are."""
+    known = {name: i for i, name in enumerate(spec.privileged)}
+    flags = [known.get(f"{body}.present") for body in bodies]
+    here = torch.ones(privileged.shape[:-1], dtype=torch.bool)
+    return torch.stack([here if flag is None else privileged[..., flag] > 0.5 for flag in flags], -1)
 
 
 def informative(privileged: Float[Tensor, "*b z"], spec: Spec) -> Bool[Tensor, "*b z"]:
     """Which numbers say anything: where a body is, is zero while it is not there."""
-    known = {name: i for i, name in enumerate(spec.privileged)}
-    everywhere = torch.ones_like(privileged[..., 0], dtype=torch.bool)
-    columns: list[Tensor] = []
-    for name in spec.privileged:
-        there = known.get(f"{name.partition('.')[0]}.present")
-        of_itself = there is None or name.endswith((".present", ".target"))
-        columns.append(everywhere if of_itself else privileged[..., there] > 0.5)
-    return torch.stack(columns, -1)
+    there = present(privileged, spec, [name.partition(".")[0] for name in spec.privileged])
+    return there | torch.tensor([name.endswith((".present", ".target")) for name in spec.privileged])
 
 
 @dataclass(frozen=True)

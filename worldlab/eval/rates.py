@@ -18,6 +18,9 @@ type Interval = tuple[float, float]
 LEVEL = 0.95
 """Confidence of every interval."""
 
+MANY = 500
+"""Episodes beyond which a rate is printed with a decimal."""
+
 FLIPS = 2**15 - 1
 """Most patterns of signs that a permutation test tries beside the one seen: all there are up to 15 pairs."""
 
@@ -137,6 +140,11 @@ def _flipped_means(differences: Sequence[float]) -> NDArray[np.float64]:
 def readable(value: float, sign: Literal["", "+"] = "") -> str:
     """A return for a person: whole from 100 on, three digits below."""
     return f"{value:{sign}.0f}" if abs(value) >= 100 else f"{value:{sign}.3g}"
+
+
+def share(rate: float, n: int) -> str:
+    """A rate of n episodes, or a limit of one, for a person: of many with a decimal, or intervals would lose width."""
+    return f"{rate:.{0 if n <= MANY else 1}%}"
 
 
 def over_training_seeds(successes: Sequence[int], n: Sequence[int]) -> Interval:

@@ -139,7 +139,7 @@ def create(
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics)
     if isinstance(config, LeRobotConfig):
-        return LeRobotBaseline(config, spec, statistics, sorted(set(tasks)) if config.told else ())
+        return LeRobotBaseline(config, spec, statistics, sorted(set(tasks)))
     pointing = config.grounding.camera if config.grounding.weight > 0 else None
     notes = note_examples(len(spec.state)) if config.state_in_prompt else ()
     make = Backbone.create if ancestor is None else ancestor.backbone

@@ -37,8 +37,6 @@ class LeRobotConfig:
     """Which of LeRobot's policies."""
     cameras: tuple[str, ...] | None = None
     """Cameras to look through; None takes all that the data has."""
-    told: bool = True
-    """Whether they are told the instruction: which of the data's it is, or none where the data do not have it."""
     width: int = 128
     """Of ACT's transformer, and of Diffusion Policy's first layer of its U-Net, whose second is twice as wide."""
     chunk: int = 8
@@ -55,7 +53,7 @@ class LeRobotBaseline(nn.Module):
     """A `Policy` and a `Trainable` around a `PreTrainedPolicy`."""
 
     def __init__(self, config: LeRobotConfig, spec: Spec, statistics: Statistics, tasks: Sequence[str] = ()) -> None:
-        """`spec` is that of the data, with its privileged columns; `tasks` are the instructions that it is told apart.
+        """`spec` is that of the data, with its privileged columns; `tasks` are the instructions that it tells apart.
 
         Raises:
             UsageError: a camera is missing, or the sizes do not fit each other.
