@@ -132,6 +132,19 @@ class Restorable(Protocol):
 
 
 @runtime_checkable
+class Displaceable(Environment, Restorable, Protocol):
+    """An environment that knows what would have been, had its objects lain a little elsewhere."""
+
+    def displaced(self, physics: Float64[Tensor, "n p"], metres: float, seed: int) -> Float64[Tensor, "n p"]:
+        """Saved states whose objects lie elsewhere along the table, by a normal distribution keyed by (seed, row)."""
+        ...
+
+    def spare(self, n: int) -> Environment:
+        """So many more simulations of the same world, without cameras."""
+        ...
+
+
+@runtime_checkable
 class Trainable(Protocol):
     """Anything `worldlab.training.fit` can train (a `torch.nn.Module` with a loss)."""
 

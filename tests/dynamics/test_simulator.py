@@ -61,6 +61,18 @@ def test_the_truth_has_no_effect_error(model, episodes, env):
     assert set(result["effect_error"].value.values()) == {0.0}
 
 
+def test_a_perfect_model_that_sees_badly_is_off_by_its_sight_and_by_what_contact_makes_of_it(model, episodes, env):
+    store = Store(episodes.episode(i) for i in range(3))
+    result = counterfactual(model, store, env, branches=("hold",), horizon=1, starts=64)
+    there = [i for i, name in enumerate(store.spec.privileged) if name.endswith(".present")]
+    cubes = torch.stack([episode.privileged[0, there] for episode in store])
+    share = cubes.sum() / (cubes.sum() + len(cubes))  # the gripper is where it is
+    rayleigh = (torch.pi / 2) ** 0.5 * 100 * result.sight
+    assert result["state_error_cm_perfect_model"].value[1] == pytest.approx(float(share * rayleigh), rel=0.15)
+    assert 0 < result["effect_error_perfect_model"].value[1] < 0.5
+    assert result["effect_error"].value[1] == 0
+
+
 def test_a_planner_that_knows_the_truth_gets_what_it_wants(env):
     planner = Planner(Simulator(env.spare(96)), CEM(horizon=6, candidates=32, rounds=2), ToZone(Store.spec), env)
     done = rollout(planner, env, seed=0, max_steps=6)

@@ -9,7 +9,7 @@ from seen import seen
 
 from worldlab import envs
 from worldlab.errors import UsageError
-from worldlab.protocols import Environment, Policy, Restorable
+from worldlab.protocols import Displaceable, Environment, Policy, Restorable
 from worldlab.rollout import rollout
 
 TASKS = envs.names()
@@ -50,6 +50,25 @@ def test_any_recorded_row_replays_bit_for_bit(task):
             _, reward, terminated, _, _ = env.step(recorded.action[:, t].numpy())
             np.testing.assert_array_equal(reward.astype(np.float32), recorded.reward[:, t].numpy())
             np.testing.assert_array_equal(terminated, recorded.terminated[:, t].numpy())
+
+
+def test_displaced_cubes_lie_aside_by_so_much_and_all_else_is_as_it_was():
+    env = envs.make("Push", 64, cameras=())
+    env.reset(seed=0)
+    before, situation, was = env.physics, env.situation, env.observe()[1]["privileged"]
+    beside = env.displaced(before, 0.001, seed=3)
+    env.restore(beside, ("",) * 64)
+    off = env.situation.cubes - situation.cubes
+    assert not off[~situation.present].any()
+    assert not off[..., 2:].any()
+    aside = off[situation.present][:, :2]
+    np.testing.assert_allclose(aside.std(0), 0.001, rtol=0.2)  # some 190 cubes
+    assert abs(aside.mean()) < 2e-4
+    assert len(np.unique(aside)) == aside.size
+    kept = [not name.endswith(("_cube.x", "_cube.y", ".u", ".v")) for name in env.contract.privileged]
+    np.testing.assert_array_equal(env.observe()[1]["privileged"][:, kept], was[:, kept])
+    np.testing.assert_array_equal(env.displaced(before[:5], 0.001, seed=3), beside[:5])  # by its row alone
+    np.testing.assert_array_equal(env.displaced(before, 0.0, seed=3), before)
 
 
 def test_drawing_and_looking_leave_no_trace():
@@ -174,6 +193,7 @@ def test_the_roles_are_fulfilled():
     env = envs.make("worldlab/Push-v0", 2)
     assert isinstance(env, Environment)
     assert isinstance(env, Restorable)
+    assert isinstance(env, Displaceable)
     assert isinstance(env.expert(), Policy)
     env.reset(seed=0)
     assert len(env.contract.privileged) == env.observe()[1]["privileged"].shape[1]

@@ -8,7 +8,7 @@ import torch
 from scipy import ndimage, stats
 
 from worldlab.eval import pictures
-from worldlab.eval.positions import headings, informative, turned
+from worldlab.eval.positions import Positions, headings, informative, turned
 from worldlab.eval.probe import _fit
 from worldlab.eval.ranking import rank_correlation, ranks, regret
 from worldlab.eval.scores import average
@@ -44,6 +44,20 @@ def test_regret_is_what_the_choice_costs():
     assert regret(wrong, true).measure().value == {1: (2 + 4) / 2}
     assert regret(blind, true).measure().value == {1: round((1 + 8 / 3) / 2, 4)}
     assert regret(blind, true).measure().n == {1: 2}  # where all branches are equal there is nothing to choose
+
+
+def test_displaced_are_the_objects_that_have_themselves_moved():
+    start = torch.zeros(1, 1, 1, 3, 3, dtype=torch.float64)
+    truth = start.repeat(1, 3, 2, 1, 1)
+    truth[0, 0, :, 1, 0] = 0.05  # the recorded actions move one object,
+    truth[0, 1, 0, 2, 0] = 0.02  # an alternative another, which comes back,
+    truth[..., 0, :] = 1.0  # and the gripper moves everywhere
+    p = Positions(truth, start, torch.ones(1, 3, 2, 3, dtype=torch.bool), torch.tensor([False, True, True]))
+    assert p.displaced[0].tolist() == [[[False, False, True]] * 2, [[False] * 3] * 2]
+    assert p.moved[0].tolist() == [[[False, True, True]] * 2] * 2
+    said = p.distance(start.expand_as(truth), p.displaced).measure()
+    assert said.value == {1: 2.0, 2: 0.0}  # centimetres
+    assert said.n == {1: 1, 2: 1}
 
 
 def test_what_is_not_there_has_no_mean_place():

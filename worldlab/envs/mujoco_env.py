@@ -116,6 +116,23 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         self._look(range(self.num_envs))
         self._stood[:] = self.objective.success(self.situation)
 
+    def displaced(self, physics: Float64[Tensor, "n p"], metres: float, seed: int) -> Float64[Tensor, "n p"]:
+        """Saved states whose cubes lie elsewhere along the table.
+
+        Args:
+            physics: rows of `physics`.
+            metres: standard deviation along x and along y, of each cube by itself.
+            seed: row i is keyed by (seed, i).
+        """
+        moved = physics.numpy().copy()
+        for i, state in enumerate(moved):
+            mujoco.mj_setState(self.model, self._data, state, _INTEGRATION)
+            cubes = self._data.qpos[6:].reshape(-1, 7)
+            draw = np.random.default_rng(seeding.key(seed, i)).standard_normal((len(cubes), 2))
+            cubes[:, :2] += np.where(cubes[:, 2:3] < PARKED / 2, metres * draw, 0)
+            mujoco.mj_getState(self.model, self._data, state, _INTEGRATION)
+        return torch.from_numpy(moved)
+
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[dict[str, NDArray[np.generic]], dict[str, object]]:

@@ -32,7 +32,11 @@ _OBJECTS = """\
  The second curve is of the objects alone, over pairs of branches in which one has moved a centimetre: as far as it is
 near 1, the dream knows where the arm goes and not where a pushed object goes."""
 
-_MOVED = "Mean distance of the objects from where they are, over the pairs of branches in which one has moved."
+_MOVED = "Mean distance from where they are, of the objects that have moved a centimetre."
+
+_SIGHT = """\
+ The simulator itself, told where objects are to within {:g} mm, is as far off as the last curve: what it
+does not foresee, no model that sees no better can be expected to foresee."""
 
 _COLUMNS = "Mean over the columns of the observed state, each in its standard deviations in the data."
 
@@ -58,12 +62,14 @@ _BESIDE = {
     "_recorded": "the same, fed the recorded actions",
     "_copy_last": "copy-last",
     "_dataset_mean": "dataset mean",
+    "_perfect_model": "the simulator, with imperfect sight",
 }
 _ROWS = {
     "effect_error": "effect error",
     "effect_error_object": "effect error, moved objects",
     "state_error_cm": "distance, cm",
-    "object_error_cm": "distance of moved objects, cm",
+    "object_error_cm": "distance of objects where one moved, cm",
+    "displaced_error_cm": "distance of the objects that moved, cm",
     "object_error_rad": "heading of moved objects, rad",
     "state_error_rad": "joints, rad",
     "state_error_sd": "state, standard deviations",
@@ -102,6 +108,10 @@ def branch_sections(result: CounterfactualResult, command: str, note: str = "") 
     if "effect_error_object" in result.measures:
         curves.append(_curve("objects that moved", result["effect_error_object"]))
         text += _OBJECTS
+    if "effect_error_object_perfect_model" in result.measures:
+        label = "objects that moved: the simulator, with imperfect sight"
+        curves.append(_curve(label, result["effect_error_object_perfect_model"], dashed=True))
+        text += _SIGHT.format(1000 * result.sight)
     effect = Curves(
         "Does the dream listen to actions?",
         tuple(curves),
@@ -116,7 +126,7 @@ def branch_sections(result: CounterfactualResult, command: str, note: str = "") 
         ("How far is the dream from the truth?", "state_error_cm", "error, cm", "Gripper and objects, mean distance."),
         ("How far is the dream from the truth?", "state_error_sd", "error, standard deviations", _COLUMNS),
         ("How well does it foresee rewards?", "reward_error", "error of the reward", _REWARD),
-        ("And the objects that were pushed?", "object_error_cm", "error, cm", _MOVED),
+        ("And the objects that were pushed?", "displaced_error_cm", "error, cm", _MOVED),
         ("How good are its pictures, where something moves?", "psnr", "PSNR, dB", _PICTURES),
     ):
         if name in result.measures:
@@ -196,7 +206,11 @@ def _curve(label: str, measure: Measure, *, dashed: bool = False) -> Curve:
 
 def _compared(result: CounterfactualResult, name: str) -> tuple[Curve, ...]:
     """The model and what it must beat."""
-    return tuple(_curve(label, result[name + end], dashed=bool(end)) for end, label in _BESIDE.items())
+    return tuple(
+        _curve(label, result[name + end], dashed=bool(end))
+        for end, label in _BESIDE.items()
+        if name + end in result.measures
+    )
 
 
 def _numbers(result: CounterfactualResult, command: str) -> Table:

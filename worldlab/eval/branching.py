@@ -9,7 +9,7 @@ from torch import Tensor
 from worldlab.errors import UsageError
 from worldlab.eval.branches import Start
 from worldlab.eval.positions import Compared
-from worldlab.protocols import Environment, Observable, Policy, Restorable, Sketching, WorldModel
+from worldlab.protocols import Displaceable, Environment, Observable, Policy, Restorable, Sketching, WorldModel
 from worldlab.rollout import branch, observation
 from worldlab.seeding import generator
 from worldlab.trajectory import Observation, Spec, Trajectory, stack
@@ -48,8 +48,13 @@ def _restore(env: Environment, starts: Sequence[Start]) -> None:
     env.restore(torch.stack([_physics(s) for s in full]), tuple(s.task for s in full))
 
 
-def simulate(env: Environment, starts: Sequence[Start], actions: Float[Tensor, "s k t a"]) -> Trajectory:
-    """Run every branch in the simulator.
+def simulate(
+    env: Environment,
+    starts: Sequence[Start],
+    actions: Float[Tensor, "s k t a"],
+    physics: Float64[Tensor, "s p"] | None = None,
+) -> Trajectory:
+    """Run every branch in the simulator, from the starts or, where given, from other states instead.
 
     Returns:
         Leading axes (s, k, t); row t is the consequence of action t, and not valid if the branch had ended before.
@@ -58,12 +63,24 @@ def simulate(env: Environment, starts: Sequence[Start], actions: Float[Tensor, "
     env.reset(seed=0)
     rolled, _ = branch(
         env,
-        torch.stack([_physics(start) for start in starts]).repeat_interleave(branches, 0),
+        (torch.stack([_physics(s) for s in starts]) if physics is None else physics).repeat_interleave(branches, 0),
         actions.flatten(0, 1),
         [start.task for start in starts for _ in range(branches)],
         () if camera is None else (camera,),
     )
     return rolled.map(lambda x: x.unflatten(0, (len(starts), branches)))
+
+
+def foresee(
+    env: Displaceable, starts: Sequence[Start], actions: Float[Tensor, "s k t a"], sight: float, seed: int
+) -> Trajectory:
+    """What the simulator says of the same branches when it is told where objects are to within `sight` metres.
+
+    Meteorology's perfect-model experiment (Lorenz 1982, Tellus 34:505): what remains of its error is that of sight
+    alone, grown by the world itself, and no model that sees no better can be expected to do better.
+    """
+    elsewhere = env.displaced(torch.stack([_physics(start) for start in starts]), sight, seed)
+    return simulate(env.spare(env.num_envs), starts, actions, elsewhere)
 
 
 def follow(

@@ -13,17 +13,20 @@ from torch import Tensor
 
 from worldlab.errors import UsageError, unknown
 from worldlab.eval.branches import WAYS, Episodes, Start, actions_of, choose_starts, kinds_of
-from worldlab.eval.branching import camera_of, follow, imagine, simulate
+from worldlab.eval.branching import camera_of, follow, foresee, imagine, simulate
 from worldlab.eval.pooling import ByHorizon, Measure
 from worldlab.eval.positions import Compared, bodies_of
 from worldlab.eval.scores import Branches, average, score
-from worldlab.protocols import Environment, Policy, Restorable, WorldModel
+from worldlab.protocols import Displaceable, Environment, Policy, Restorable, WorldModel
 from worldlab.runs import Json
 
 EXAMPLES = 3
 """Start states of which videos are kept."""
 SAMPLES = 4
 """Dreams of every branch, from which a model's own doubt is estimated."""
+SIGHT = 0.001
+"""How well the perfect model knows where objects are, metres: less than a quarter of a pixel of the arm's front
+camera at 64 x 64."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,16 @@ class CounterfactualResult:
       moved a centimetre; effect_error_recorded and copy_last, the same of the model fed the recorded actions in every
       branch and of the prediction that nothing moves: 1 by definition.
     * state_error_cm, the mean distance of gripper and objects from where they are; object_error_cm, of the objects in
-      the pairs in which one has moved; object_error_rad, of those objects' headings, modulo quarter turns;
+      the pairs in which one has moved, most of which stay; displaced_error_cm, of the objects that have themselves
+      moved in the alternative branch; object_error_rad, of the former's headings, modulo quarter turns;
       state_error_rad, of the joints, or, where the state is not that of joints, state_error_sd in standard deviations.
     * psnr and ssim of the first camera, on the pixels that move in some branch of the start state; PSNR is that of the
       pooled mean squared error.
     * reward_error, mean absolute.
     * Each of these three groups also for the model fed the recorded actions (`…_recorded`), for the prediction that
       nothing changes (`…_copy_last`) and for the mean of the training episodes (`…_dataset_mean`).
+    * Effect errors and centimetres also of a perfect model with imperfect sight (`…_perfect_model`), where the
+      simulator can put objects elsewhere: the simulator itself, from starts whose objects are `sight` metres aside.
     * rank_correlation, Spearman's, of the returns of a start state's branches; regret, by how much the return of the
       branch that the dream thinks best falls short of the best one's; regret_random, of a branch taken blindly, which
       is also that of the three predictions above, to which all branches are equal.
@@ -91,6 +97,8 @@ class CounterfactualResult:
     seed: int
     samples: int
     """Dreams of every branch."""
+    sight: float
+    """Standard deviation, along x and along y, of where the perfect model is told that objects are, metres."""
     kinds: tuple[str, ...]
     """What the actions of each branch are."""
     compared: Literal["positions", "state"]
@@ -159,7 +167,8 @@ def counterfactual[S](
     mean = average(store, [i for i in range(len(store)) if i not in held] or held, seed)
     compared = Compared(bodies, mean.deviation)
     dream, samples = imagine(model, begun, actions, seed, SAMPLES, compared)
-    measured = Branches(begun, truth, dream, samples, mean, env.contract, model.spec, store.spec, compared)
+    perfect = foresee(env, begun, actions, SIGHT, seed) if bodies and isinstance(env, Displaceable) else None
+    measured = Branches(begun, truth, dream, samples, mean, env.contract, model.spec, store.spec, compared, perfect)
     measures, by_kind, pairs, moved = score(measured, kinds)
     return CounterfactualResult(
         measures=measures,
@@ -172,6 +181,7 @@ def counterfactual[S](
         horizon=horizon,
         seed=seed,
         samples=SAMPLES,
+        sight=SIGHT,
         kinds=kinds,
         compared="positions" if bodies else "state",
         fps=env.contract.fps,

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from math import pi
 
 import torch
@@ -92,12 +93,22 @@ class Positions:
         """Which bodies count in the comparison of each alternative with the recorded branch."""
         return self.counts[:, 1:] & self.counts[:, :1]
 
+    @cached_property
+    def _ever(self) -> Bool[Tensor, "s k t bodies"]:
+        """The objects that have moved by then."""
+        far = ((self.truth - self.start).norm(dim=-1) > MOVED) & self.counts & self.objects
+        return far.int().cummax(2).values.bool()
+
     @property
     def moved(self) -> Bool[Tensor, "s j t bodies"]:
         """The objects of the pairs in which an object has moved."""
-        far = ((self.truth - self.start).norm(dim=-1) > MOVED) & self.counts & self.objects
-        ever = far.any(-1).int().cummax(-1).values.bool()
-        return self.pairs & self.objects & (ever[:, 1:] | ever[:, :1])[..., None]
+        ever = self._ever.any(-1, keepdim=True)
+        return self.pairs & self.objects & (ever[:, 1:] | ever[:, :1])
+
+    @property
+    def displaced(self) -> Bool[Tensor, "s j t bodies"]:
+        """The objects that have themselves moved in the alternative branch, be it by its actions or not."""
+        return self.pairs & self._ever[:, 1:]
 
     def effect(self, said: Float[Tensor, "s k t bodies d"], mask: Bool[Tensor, "s j t bodies"]) -> Pooled:
         """The effect error of a prediction over the pairs in the mask."""

@@ -79,6 +79,8 @@ class Branches:
     recorded: Spec
     """Of the store."""
     compared: Compared
+    perfect: Trajectory | None = None
+    """What the simulator says from where objects are nearly; leading axes (s, k, t)."""
 
     @cached_property
     def begin(self) -> Trajectory:
@@ -156,6 +158,11 @@ def _effects(b: Branches) -> Iterator[tuple[str, Pooled]]:
         yield "effect_error_object", p.effect(dream, p.moved)
     yield "effect_error_recorded", p.effect(dream[:, :1].expand_as(dream), pairs)
     yield "copy_last", p.effect(p.start.expand_as(dream), pairs)
+    if b.perfect is not None:
+        perfect = b.compared.of(b.perfect, b.spec)
+        yield "effect_error_perfect_model", p.effect(perfect, pairs)
+        if p.objects.any():
+            yield "effect_error_object_perfect_model", p.effect(perfect, p.moved)
     yield "spread_skill", p.spread_skill(b.samples, pairs)
 
 
@@ -168,9 +175,13 @@ def _places(b: Branches) -> Iterator[tuple[str, Pooled]]:
     assert begin is not None
     assert b.mean.privileged is not None
     places, mean = metres(dream, b.imagined, bodies), metres(b.mean.privileged, b.recorded, bodies)
-    for name, said in _predictions(places, p.start[:, 0, 0], mean).items():
+    beside = _predictions(places, p.start[:, 0, 0], mean)
+    if b.perfect is not None:
+        beside["_perfect_model"] = b.compared.of(b.perfect, b.spec)
+    for name, said in beside.items():
         yield f"state_error_cm{name}", p.distance(said, pairs)
         yield f"object_error_cm{name}", p.distance(said, moved)
+        yield f"displaced_error_cm{name}", p.distance(said, p.displaced)
     true = headings(truth, b.spec, bodies)
     first, mean = (headings(x, b.recorded, bodies) for x in (begin[:, 0], b.mean.privileged))
     for name, said in _predictions(headings(dream, b.imagined, bodies), first, mean).items():
