@@ -49,6 +49,7 @@ def test_a_part_that_is_being_recorded_is_left_alone(tmp_path):
 
 def test_what_is_done_is_shown_to_be_left_alone(alone, tmp_path):
     store, _, _ = collect(replace(RECIPE, hold=3), f"{tmp_path}/x.zarr", 2, workers=1)
+    assert len(store) == 2
     for episode, brief in zip(store, alone, strict=False):
         assert (episode.reward[-5:-1] == 1).all()
         assert brief.reward[-3] < 1
@@ -166,8 +167,8 @@ def test_who_cannot_act_is_told_before_there_is_a_store(tmp_path, change, senten
 
 @pytest.mark.parametrize("wrong", [{"n": 0}, {"size": 0}, {"noise": -1.0}, {"noise": float("nan")}], ids=str)
 def test_what_cannot_be_collected_begins_no_store(tmp_path, wrong):
-    with pytest.raises(UsageError, match="collecting takes"):
+    with pytest.raises(UsageError, match="must be finite and at least"):
         collect(replace(RECIPE, **wrong), f"{tmp_path}/x.zarr", 2, workers=1)
-    with pytest.raises(UsageError, match="collecting takes"):
+    with pytest.raises(UsageError, match="episodes must be finite and at least 1; got 0"):
         collect(RECIPE, f"{tmp_path}/x.zarr", 0, workers=1)
     assert not list(tmp_path.iterdir())

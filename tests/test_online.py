@@ -98,7 +98,7 @@ def test_killed_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch):
     with pytest.raises(UsageError, match="not empty"):
         online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
     other = replace(RECIPE, online=replace(RECIPE.online, ratio=4.0))
-    with pytest.raises(UsageError, match="same options"):
+    with pytest.raises(UsageError, match="another recipe"):
         online.train_recipe(other, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
     online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
     one, two = (load_file(path / "model.safetensors") for path in (run, killed))

@@ -27,11 +27,16 @@ def test_every_command_parses(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_import_resolves_and_every_example_compiles(page):
+def test_every_import_resolves_and_has_what_is_used_of_it(page):
     for block in blocks(page, "python"):
-        for node in ast.walk(ast.parse(block)):
+        scope, tree = {}, ast.parse(block)
+        for node in ast.walk(tree):
             if isinstance(node, ast.Import | ast.ImportFrom):
-                exec(compile(ast.Module([node], []), str(page), "exec"), {})
+                exec(compile(ast.Module([node], []), str(page), "exec"), scope)
+        for node in ast.walk(tree):
+            chain = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
+            if re.fullmatch(r"[\w.]+", chain) and chain.partition(".")[0] in scope:
+                eval(chain, scope)
 
 
 def test_every_make_target_exists():

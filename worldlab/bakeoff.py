@@ -105,7 +105,7 @@ class Entry:
     action_error_half_width: float
     """Of its 95 % interval over windows."""
     windows: int
-    """Held-out windows of the two."""
+    """Held-out windows that `action_error` and its interval are over."""
     successes: int
     n: int
     smoothness: float | None

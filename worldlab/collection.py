@@ -44,7 +44,7 @@ class Recipe:
     env: str
     """Environment id."""
     policy: str = "expert"
-    """expert, random, a run folder, or lerobot:DIR."""
+    """expert, random, a run folder, or any other name that `worldlab.players.load` takes."""
     noise: float = 0.0
     """Disturbs the expert, 0 and up; 1 is rough."""
     keep_failures: bool = False
@@ -139,11 +139,15 @@ def collect(
         UsageError: a size makes no sense, the store holds episodes of another kind or environment, none of the first
             twenty waves succeeded, or not all could be written.
     """
-    if episodes < 1 or recipe.n < 1 or recipe.size < 1 or workers < 0 or not 0 <= recipe.noise < math.inf:
-        raise UsageError(
-            "collecting takes at least 1 episode, 1 environment and 1 pixel, no less than 0 workers and a finite noise "
-            f"of at least 0; got {episodes}, {recipe.n}, {recipe.size}, {workers} and {recipe.noise}."
-        )
+    for what, value, least in (
+        ("episodes", episodes, 1),
+        ("n", recipe.n, 1),
+        ("size", recipe.size, 1),
+        ("workers", workers, 0),
+        ("noise", recipe.noise, 0),
+    ):
+        if not least <= value < math.inf:
+            raise UsageError(f"{what} must be finite and at least {least}; got {value}.")
     recipe = replace(recipe, env=envs.full_id(recipe.env))
     about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, "hold": recipe.hold, **provenance(seed)}
     if recipe.noise and recipe.policy != "expert":
@@ -190,9 +194,8 @@ def _open(out: str, world: Environment, about: dict[str, Json]) -> datasets.Epis
             f"not {about['hold']}; use another store, or the same --hold."
         )
     if len(store) and ("physics" in store.columns) != isinstance(world, Restorable):
-        raise UsageError(
-            f"'{out}' does not say of its episodes what {about['env']} records (physics); use another store."
-        )
+        has = "has" if "physics" in store.columns else "has no"
+        raise UsageError(f"'{out}' {has} physics, unlike what {about['env']} records; use another store.")
     if store.spec.privileged != spec.privileged:
         # Found out only when the parts are merged, it would cost the whole collection.
         apart = ", ".join(sorted(set(store.spec.privileged) ^ set(spec.privileged)))

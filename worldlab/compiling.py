@@ -15,7 +15,7 @@ def options(device: torch.device) -> dict[str, str | int | bool | Callable[..., 
 
 
 def compile_parts(parts: Iterable[tuple[nn.Module, str]], device: torch.device) -> None:
-    """Put what PyTorch compiles of methods in their places: (module, name of the method), for one shape each."""
+    """Replace methods, given as (module, name), by their compiled versions, each for fixed shapes."""
     for owner, name in parts:
         setattr(owner, name, torch.compile(getattr(owner, name), dynamic=False, options=options(device)))
 

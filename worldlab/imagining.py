@@ -26,7 +26,7 @@ PROBED = "Positions are read off the model's belief by a linear probe, fitted on
 
 
 def imagine(
-    path: Path,
+    path: str | Path,
     data: str | Path,
     *,
     horizon: int = 20,
@@ -37,6 +37,7 @@ def imagine(
     device: Device = "auto",
 ) -> Outcome:
     """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
+    path = Path(path)
     model, run = dynamics.load(path, device=str(pick_device(device))), Run.open(path)
     recorded = datasets.EpisodeStore(data)
     env, episodes, note = str(recorded.provenance.get("env")), unseen(recorded, run), ""

@@ -1,6 +1,5 @@
 """Statistics of a data set, and the scaling of states and actions that a model carries inside itself."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,8 +79,3 @@ class QuantileScale(nn.Module):
     def invert(self, z: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
         """The inverse of `forward`."""
         return (z + 1) / 2 * (self.high - self.low) + self.low
-
-
-def columns(names: Sequence[str], suffixes: Sequence[str]) -> list[int]:
-    """Indices of the names that end in one of the suffixes, in order."""
-    return [i for i, name in enumerate(names) if name.endswith(tuple(suffixes))]

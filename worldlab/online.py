@@ -140,15 +140,15 @@ def train_recipe(
     assert isinstance(config, dynamics.DreamerConfig)
     pick_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("who acts while learning does so in one process; train on a store (--data) in several.")
+        raise UsageError("training with --env runs in one process; to use several, train on a store (--data).")
     world = envs.make(env, n=1, size=None if config.world.sees == "state" else 64)
     about = {"preset": name, "env": env, "recipe": to_json(recipe)}
     # Killed while it still acted at random, it has experience but no run yet, and begins with what it has.
     resume = resume and ((out / "config.json").exists() or not (out / STORE).exists())
     if not resume:
         Run.vacant(out, (STORE,))
-    elif any(Run.open(out).config.get(part) != value for part, value in about.items()):
-        raise UsageError(f"'{out}' was trained otherwise; resume it with the same options.")
+    elif other := [part for part, value in about.items() if Run.open(out).config.get(part) != value]:
+        raise UsageError(f"'{out}' was begun with another {other[0]}; resume it with the options it was begun with.")
     store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
     assert recipe.online is not None
     _check_budget(store, recipe.online)

@@ -14,7 +14,7 @@ from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError, unknown
 from worldlab.protocols import Environment, Observable, Policy
 from worldlab.repeats import Held, steps_of
-from worldlab.runs import Run
+from worldlab.runs import Run, restored
 from worldlab.trajectory import Observation, Spec
 
 PLAN = "plan"
@@ -121,7 +121,11 @@ def picture(name: str) -> tuple[int, int] | None:
     world = model.get("world", model) if isinstance(model, dict) else None
     if isinstance(world, dict) and world.get("sees") == "state":
         return None
-    return PICTURE if spec is None else next(iter(TypeAdapter(Spec).validate_python(spec).cameras.values()), None)
+    return (
+        PICTURE
+        if spec is None
+        else next(iter(restored(TypeAdapter(Spec).validate_python, spec).cameras.values()), None)
+    )
 
 
 def together(name: str, n: int, episodes: int) -> int:

@@ -20,7 +20,7 @@ _PRELOADED = ["torch", "gymnasium", "worldlab.datasets", "worldlab.rollout"]
 
 
 def cores() -> int:
-    """That this process may use."""
+    """Number of CPU cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 

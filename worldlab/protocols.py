@@ -50,7 +50,10 @@ class Policy(Protocol):
         ...
 
     def act(self, obs: Observation) -> Float[Tensor, "b k a"]:
-        """The next k >= 1 actions of each episode, in environment units; all k are executed."""
+        """The next k >= 1 actions of each episode, in environment units; all k are executed.
+
+        `obs` has one leading axis: row i is what the episode of `seeds[i]` shows now.
+        """
         ...
 
 
@@ -133,7 +136,7 @@ class Restorable(Protocol):
 
 @runtime_checkable
 class Displaceable(Environment, Restorable, Protocol):
-    """An environment that knows what would have been, had its objects lain a little elsewhere."""
+    """An environment whose saved states can be perturbed by small random displacements of its objects."""
 
     def displaced(self, physics: Float64[Tensor, "n p"], metres: float, seed: int) -> Float64[Tensor, "n p"]:
         """Saved states whose objects lie elsewhere along the table, by a normal distribution keyed by (seed, row)."""
@@ -155,7 +158,7 @@ class Trainable(Protocol):
 
 @runtime_checkable
 class Compilable(Protocol):
-    """A model that says what of it is worth compiling for training (`--compile`); of others `loss` is."""
+    """A model that names the methods worth compiling for `--compile`; of any other model `loss` is compiled."""
 
     @property
     def compiles(self) -> Sequence[tuple[nn.Module, str]]:

@@ -1,6 +1,6 @@
 """The one loop that meets policies and environments, real or imagined; and the other, that branches a simulator."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -75,7 +75,6 @@ def rollout(
     env: Environment,
     seed: int,
     max_steps: int | None = None,
-    on_step: Callable[[int], None] | None = None,
 ) -> Trajectory:
     """Run one episode per environment in lockstep; environment i and its policy noise start from `seed + i`.
 
@@ -84,7 +83,6 @@ def rollout(
         env: real or imagined; see `Environment`.
         seed: of the first environment.
         max_steps: stop after this many steps even if episodes go on; None leaves it to the environment.
-        on_step: called with the number of episodes still running, for a progress bar.
 
     Returns:
         Leading axes (env.num_envs, t), padded with invalid rows after each episode's end.
@@ -115,8 +113,6 @@ def rollout(
             record.see(obs, info, alive)  # what follows a real action is real, also when it is the last observation
             alive = alive & ~(terminated | truncated)
             steps += 1
-            if on_step is not None:
-                on_step(int(alive.sum()))
             if not alive.any():
                 break
     return record.trajectory()

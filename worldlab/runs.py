@@ -4,7 +4,8 @@ config.json         what was asked: kind, model config, Spec, provenance (versio
 metrics.jsonl       one line per logged training step
 model.safetensors   the weights to use (the averaged ones where an EMA is kept)
 checkpoint/         what `fit` needs to go on; deleted when training is complete
-eval.jsonl, …       what later commands found out
+eval/…              what `worldlab eval` found: result.json, and episodes.jsonl beside it
+imagine.json, …     what other commands did
 """
 
 import json
@@ -13,12 +14,13 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, is_dataclass
 from importlib import metadata
 from pathlib import Path
 
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -112,6 +114,25 @@ def to_json(value: object) -> Json:
     raise TypeError(f"{type(value).__name__} has no JSON form here")
 
 
+def restored[T](validate: Callable[..., T], value: object) -> T:
+    """What `to_json` wrote, as what it was.
+
+    Args:
+        validate: `pydantic.TypeAdapter(kind).validate_python`.
+        value: what was written.
+
+    Raises:
+        UsageError: it has a field that is unknown or not valid: another version of worldlab wrote it.
+    """
+    try:
+        return validate(value, extra="forbid")
+    except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
+        raise UsageError(
+            f"'{where}' in config.json is not what this version of worldlab writes; train that run again."
+        ) from None
+
+
 class Run:
     """One run folder."""
 
@@ -133,6 +154,11 @@ class Run:
     @classmethod
     def create(cls, path: str | Path, config: Mapping[str, object], beside: tuple[str, ...] = ()) -> "Run":
         """Start a run in an empty or new folder, or one that holds nothing but what it may stand `beside`.
+
+        Args:
+            path: of the folder.
+            config: becomes config.json; holds at least a "kind". A model's `describe()` is where to begin.
+            beside: names of what may be in the folder already.
 
         Raises:
             UsageError: something else is already there.

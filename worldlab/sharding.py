@@ -55,9 +55,9 @@ def shard_as_one(plugin: Plugin) -> None:
 def leave_the_others() -> None:
     """End this process, in success, if it has trained with others; nothing may be left to do.
 
-    The interpreter is not taken apart. FSDP2 keeps its groups, and so gloo's threads (PyTorch 2.11), beyond the end of
-    the former, and one that wants the interpreter meanwhile aborts all: one of some thirty trainings ended so, with all
-    written.
+    By `os._exit`: FSDP2 keeps process groups alive past `destroy_process_group` (PyTorch 2.11), and a thread of gloo's
+    that needs the interpreter during its shutdown aborts the process. About one training in thirty ended so, after
+    everything was written.
     """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -57,7 +57,7 @@ class FitConfig:
     minutes: float | None = None
     """Budget in minutes of training on this machine."""
     clock: Clock = "wall"
-    """What tells the minutes: the wall's clock, or the CPU time of the process, which work beside it does not touch."""
+    """Of `minutes`: wall time, or the CPU time of this process, which other processes do not affect."""
     learning_rate: float = 1e-3
     """Peak of the schedule: linear warm-up, then a cosine to a hundredth of it."""
     warmup: float = 0.02
@@ -267,7 +267,7 @@ class _Fitting:
             self.run.log(line | {name: float(value.detach()) for name, value in metrics.items()})
 
     def _diverged(self, how: str) -> UsageError:
-        return UsageError(f"training diverged: {how} at step {self.step}; train more slowly.")
+        return UsageError(f"training diverged: {how} at step {self.step}; lower the learning rate, or raise --batch.")
 
     def save(self) -> None:
         """Write a checkpoint: one file, replaced atomically, without pickle.

@@ -41,6 +41,9 @@ class Trajectory:
 
     An episode of n actions has n + 1 rows (the RLDS convention); the last row is the final observation, and its action
     and reward are zero. A window for training a policy may hold observations for its first rows only.
+
+    Two sources are shifted by one row: in what `WorldModel.imagine` and `rollout.branch` return, row t holds the
+    *consequence* of `action[t]`, and there is no final row. They are no episodes, to be stored or trained on.
     """
 
     obs: Observation
@@ -56,9 +59,10 @@ class Trajectory:
     valid: Bool[Tensor, "*b t"]
     """False on padding rows."""
     physics: Float64[Tensor, "*b t p"] | None = None
-    """The simulator's whole integration state at `obs[t]`; None if imagined or imported."""
+    """The simulator's whole integration state at `obs[t]`; None where no simulator recorded it."""
     privileged: Float[Tensor, "*b t z"] | None = None
-    """What only a simulator knows, named in `Spec.privileged`: labels and probe targets, never a policy's input."""
+    """What only a simulator knows, named in `Spec.privileged`: labels and probe targets.
+    Never an input of a policy that is meant for a robot."""
 
     @property
     def length(self) -> Tensor:
@@ -212,7 +216,7 @@ class Spec:
 
     @property
     def joint_targets(self) -> bool:
-        """Whether an action says where the joints should be, so that it matters by how far they are from there."""
+        """Whether actions are joint targets in the coordinates of `state`, so that `action - state` is meaningful."""
         return self.control == "joint_position" and self.action == self.state
 
     def check(self, other: "Spec", names: tuple[str, str] = ("policy", "environment")) -> None:

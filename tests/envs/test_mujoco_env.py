@@ -228,7 +228,21 @@ def test_the_single_environment_too_can_ask_success_to_hold():
     assert terminated
 
 
+def test_without_a_seed_episodes_follow_from_the_last_one_given():
+    env = envs.make("Reach", 2, cameras=())
+    drawn = []
+    for seed in (7, 7, 8):
+        env.reset(seed=seed)
+        env.reset()
+        drawn.append(env.physics)
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
 def test_bad_requests_get_a_sentence():
+    env = envs.make("Reach", 2, cameras=())
+    with pytest.raises(UsageError, match="takes no options here; got reset_mask"):
+        env.reset(seed=0, options={"reset_mask": np.array([True, False])})
     with pytest.raises(UsageError, match=r"'worldlab/Lfit-v0'\. Did you mean 'worldlab/Lift-v0'"):
         envs.make("worldlab/Lfit-v0")
     with pytest.raises(UsageError, match=r"unknown camera 'wirst'\. Did you mean 'wrist'"):

@@ -24,7 +24,7 @@ from worldlab.datasets.lerobot_source import locate
 from worldlab.datasets.store import EpisodeStore
 from worldlab.errors import UsageError
 from worldlab.runs import Json, to_json
-from worldlab.trajectory import Observation, Trajectory, stack
+from worldlab.trajectory import Observation, Trajectory, join, stack
 
 if TYPE_CHECKING:
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
@@ -187,13 +187,13 @@ class _Reader:
             what = str(error).strip().splitlines()[0]
             raise UsageError(f"episode {i} of '{self._meta.root}' cannot be read: {what}") from error
         if self.extras is None or not self._recorded(i):
-            return _join(frames, _without_action(frames.rows(len(frames.valid) - 1, len(frames.valid))))
+            return join([frames, _without_action(frames.rows(len(frames.valid) - 1, len(frames.valid)))])
         final = self.extras[i]
         images = {
             name: _resize(final.obs.images[feature.removeprefix(IMAGE)], self._size)
             for name, feature in self.match.cameras.items()
         }
-        return _join(frames, replace(final, obs=replace(final.obs, images=images)))
+        return join([frames, replace(final, obs=replace(final.obs, images=images))])
 
     def _frames(self, i: int) -> Trajectory:
         """The rows of episode i that have an action."""
@@ -269,23 +269,4 @@ def _without_action(row: Trajectory) -> Trajectory:
         reward=torch.zeros_like(row.reward),
         terminated=torch.zeros_like(row.terminated),
         success=torch.zeros_like(row.success),
-    )
-
-
-def _join(a: Trajectory, b: Trajectory) -> Trajectory:
-    """The rows of `a`, then those of `b`."""
-
-    def both(x: Tensor | None, y: Tensor | None) -> Tensor | None:
-        return None if x is None or y is None else torch.cat([x, y])
-
-    images = {name: torch.cat([image, b.obs.images[name]]) for name, image in a.obs.images.items()}
-    return Trajectory(
-        obs=Observation(images, torch.cat([a.obs.state, b.obs.state]), a.obs.task),
-        action=torch.cat([a.action, b.action]),
-        reward=torch.cat([a.reward, b.reward]),
-        terminated=torch.cat([a.terminated, b.terminated]),
-        success=torch.cat([a.success, b.success]),
-        valid=torch.cat([a.valid, b.valid]),
-        physics=both(a.physics, b.physics),
-        privileged=both(a.privileged, b.privileged),
     )

@@ -57,7 +57,7 @@ class EpisodeStore:
         self._load()
 
     @classmethod
-    def create(cls, path: str | Path, spec: Spec, provenance: Mapping[str, Json]) -> "EpisodeStore":
+    def create(cls, path: str | Path, spec: Spec, provenance: Mapping[str, Json] | None = None) -> "EpisodeStore":
         """Start an empty store; `provenance` says where its episodes come from (see `worldlab.runs.provenance`).
 
         Raises:
@@ -68,7 +68,7 @@ class EpisodeStore:
             raise UsageError(f"'{path}' exists already; choose another path, or open it to append to it.")
         try:
             files.write({f"images/{headers.FILE}": [_GROUP]})
-            headers.write(files, Header(FORMAT, secrets.token_hex(8), spec, dict(provenance)))
+            headers.write(files, Header(FORMAT, secrets.token_hex(8), spec, dict(provenance or {})))
         except OSError as error:
             raise UsageError(f"could not create a store at '{path}': {error.strerror or error}.") from error
         return cls(path)
@@ -198,7 +198,8 @@ class EpisodeStore:
 
         Args:
             trajectory: from `rollout`, with the Spec of this store.
-            seeds: what each episode started from.
+            seeds: what each episode started from; after `rollout(policy, env, seed)` it is
+                `range(seed, seed + env.num_envs)`.
 
         Raises:
             UsageError: its columns are not the store's, another writer is at work, or the disk is full.

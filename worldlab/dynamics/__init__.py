@@ -16,7 +16,7 @@ from worldlab.dynamics.simulator import Simulator
 from worldlab.dynamics.state_model import StateModel, StateModelConfig
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
-from worldlab.runs import Json, Run
+from worldlab.runs import Json, Run, restored
 from worldlab.trajectory import Spec
 
 __all__ = [
@@ -92,7 +92,7 @@ def _load(path: str | Path, kinds: tuple[str, ...], wanted: str) -> StateModel |
 def of_description(description: Mapping[str, Json]) -> StateModel | RSSM | Dreamer:
     """The model that its `describe` described, untrained."""
     return create(
-        TypeAdapter[ModelConfig](ModelConfig).validate_python(description["model"]),
-        TypeAdapter(Spec).validate_python(description["spec"]),
-        TypeAdapter(Statistics).validate_python(description["statistics"]),
+        restored(TypeAdapter[ModelConfig](ModelConfig).validate_python, description["model"]),
+        restored(TypeAdapter(Spec).validate_python, description["spec"]),
+        restored(TypeAdapter(Statistics).validate_python, description["statistics"]),
     )

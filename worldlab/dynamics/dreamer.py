@@ -66,7 +66,7 @@ class Dreamer(nn.Module):
         return replace(self.world.spec, fps=self._data_spec.fps)
 
     def describe(self) -> dict[str, Json]:
-        """Everything but the weights that `load` needs."""
+        """Everything that `load` needs except the weights."""
         return described(self.config.kind, model=self.config, spec=self._data_spec, statistics=self.statistics)
 
     # Training

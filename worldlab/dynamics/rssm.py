@@ -71,7 +71,7 @@ class RSSM(nn.Module):
         self.decoder = FrameDecoder(self.width, self.spec.cameras)
 
     def describe(self) -> dict[str, Json]:
-        """Everything but the weights that `load` needs."""
+        """Everything that `load` needs except the weights."""
         return described(self.config.kind, model=self.config, spec=self._data_spec, statistics=self.statistics)
 
     # What beliefs are made of

@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from worldlab.dynamics.contact import NEAR, Contact, Kinematics, plain_mlp
 from worldlab.dynamics.decoder import FrameDecoder
+from worldlab.dynamics.filtered import some_of
 from worldlab.dynamics.layout import Layout, World, stack
 from worldlab.errors import UsageError
 from worldlab.normalize import Moments, Standardize, Statistics
@@ -81,7 +82,7 @@ class StateModel(nn.Module):
         return replace(self._spec, privileged=self.layout.names)
 
     def describe(self) -> dict[str, Json]:
-        """Everything but the weights that `load` needs."""
+        """Everything that `load` needs except the weights."""
         return described(self.config.kind, model=self.config, spec=self._spec, statistics=self.statistics)
 
     def observe(self, context: Trajectory) -> Float[Tensor, "b d"]:
@@ -259,10 +260,9 @@ class StateModel(nn.Module):
     def _frame_loss(self, batch: Trajectory, rows: Float[Tensor, "b t d"]) -> Float[Tensor, ""]:
         """The decoder's loss on some real rows of the batch, drawn from what was true of them."""
         seen = min((image.shape[1] for image in batch.obs.images.values()), default=0)
-        real = torch.nonzero(batch.valid[:, :seen].flatten())[:, 0]
-        if len(real) == 0:
+        some = some_of(batch.valid[:, :seen].flatten(), self.config.frames)
+        if len(some) == 0:
             return rows.new_zeros(())
-        some = real[torch.randperm(len(real))[: self.config.frames].to(real.device)]
         images = {name: image[:, :seen].flatten(0, 1)[some] for name, image in batch.obs.images.items()}
         return self.decoder.loss(
             self._drawn(self._split(rows[:, :seen].flatten(0, 1)[some])), images, self.config.focus

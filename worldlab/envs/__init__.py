@@ -71,7 +71,7 @@ def make(
             raise UsageError(f"only worldlab's own environments can ask success to hold; '{id}' cannot.")
         return _of_others(id, n, shape, repeat)
     if repeat != 1:
-        raise UsageError(f"'{id}' takes an action at every control step; repeat={repeat} is for others' environments.")
+        raise UsageError(f"'{id}' takes an action at every control step, so repeat is 1 here; got {repeat}.")
     if shape is None:
         shape, cameras = (64, 64), ()
     for camera in cameras:

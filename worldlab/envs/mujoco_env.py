@@ -22,6 +22,7 @@ from worldlab.envs.offscreen import Renderer, fixed
 from worldlab.envs.scene import COLOURS, HALF, PARKED, Scene, project
 from worldlab.envs.tasks import Situation, Start, Task
 from worldlab.envs.variation import vary
+from worldlab.errors import UsageError
 from worldlab.protocols import Arrays
 from worldlab.trajectory import Spec
 
@@ -60,7 +61,8 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
     Observations are joint positions "state" (n, 6) in radians and "images.<camera>" (n, h, w, 3); actions (n, 6) are
     joint targets in radians, ten a second. `info` holds "task", "success" and "privileged" (see `contract`). An
     environment that has terminated (success) or been truncated (time limit) stands still until the next reset. With
-    `hold`, success is what has been achieved for so many control steps more; how long, `restore` does not know.
+    `hold`, an episode succeeds once its task has stayed achieved for so many control steps more; `physics` does not
+    hold that count, so it begins anew after `restore`.
     """
 
     def __init__(
@@ -136,8 +138,15 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
     def reset(
         self, *, seed: int | None = None, options: dict[str, object] | None = None
     ) -> tuple[dict[str, NDArray[np.generic]], dict[str, object]]:
-        """Begin n episodes; without a seed, unpredictable ones. There are no options."""
-        first = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+        """Begin n episodes; without a seed, such as follow from the last one given.
+
+        Raises:
+            UsageError: there are options.
+        """
+        if options:
+            raise UsageError(f"reset takes no options here; got {', '.join(options)}.")
+        super().reset(seed=seed)
+        first = int(self.np_random.integers(1 << 31)) if seed is None else seed
         seeds = [first + i for i in range(self.num_envs)]
         starts = [self.objective.start(np.random.default_rng(seeding.key(s, 0))) for s in seeds]
         self._task = tuple(start.instruction for start in starts)

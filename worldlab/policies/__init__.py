@@ -41,7 +41,7 @@ from worldlab.policies.token_policy import TokenConfig as TokenConfig
 from worldlab.policies.vla import VLA as VLA
 from worldlab.policies.vla import note_examples
 from worldlab.protocols import Environment, Policy
-from worldlab.runs import Json, Run
+from worldlab.runs import Json, Run, restored
 from worldlab.trajectory import Spec, Trajectory
 
 type VLAConfigs = (
@@ -214,15 +214,17 @@ def load_vla(path: str | Path) -> VLA:
 
 def of_description(description: Mapping[str, Json]) -> Trained:
     """The policy that its `describe` described, with untrained weights and in evaluation mode."""
-    config = TypeAdapter[Config](Annotated[Config, Field(discriminator="kind")]).validate_python(description["model"])
-    spec = TypeAdapter(Spec).validate_python(description["spec"])
-    statistics = TypeAdapter(Statistics).validate_python(description["statistics"])
+    config = restored(
+        TypeAdapter[Config](Annotated[Config, Field(discriminator="kind")]).validate_python, description["model"]
+    )
+    spec = restored(TypeAdapter(Spec).validate_python, description["spec"])
+    statistics = restored(TypeAdapter(Statistics).validate_python, description["statistics"])
     if isinstance(config, StateOnlyConfig):
         return StateOnlyPolicy(config, spec, statistics).eval()
     if isinstance(config, LeRobotConfig):
         if "tasks" not in description:  # of before 2026-11-30: absolute targets, no instruction
             config = replace(config, pace=None)
-        tasks = TypeAdapter(list[str]).validate_python(description.get("tasks", []))
+        tasks = restored(TypeAdapter(list[str]).validate_python, description.get("tasks", []))
         return LeRobotBaseline(config, spec, statistics, tasks).eval()
     architecture, words = description["backbone"], description["head"]
     assert isinstance(architecture, dict)

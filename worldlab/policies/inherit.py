@@ -14,7 +14,7 @@ from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone, BackboneConfig
 from worldlab.policies.backbone_config import LANGUAGE_FAMILIES
 from worldlab.policies.text import TextTokenizer
-from worldlab.runs import Run
+from worldlab.runs import Run, restored
 
 _TOLD = 8
 """Words that a refusal names."""
@@ -54,7 +54,7 @@ class Ancestor:
         self.described, self._weights = described, weights
         model = run.config["model"]
         assert isinstance(model, dict)
-        self.config = TypeAdapter(BackboneConfig).validate_python(model["backbone"])
+        self.config = restored(TypeAdapter(BackboneConfig).validate_python, model["backbone"])
 
     def under(self, recipe: BackboneConfig) -> BackboneConfig:
         """The run's architecture; what learns is the recipe's to say.

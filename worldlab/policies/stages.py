@@ -15,7 +15,7 @@ from worldlab.policies.contrastive import Contrastive, ContrastiveConfig
 from worldlab.policies.inherit import Ancestor
 from worldlab.policies.stage import StageConfig
 from worldlab.policies.vla import note_examples
-from worldlab.runs import Json, Run
+from worldlab.runs import Json, Run, restored
 from worldlab.trajectory import Spec
 
 type StageConfigs = ContrastiveConfig | CaptioningConfig
@@ -63,8 +63,8 @@ def _check_writing(backbone: Backbone) -> None:
 def of_description(description: Mapping[str, Json]) -> Contrastive | Captioning:
     """The stage that its `describe` described, with untrained weights and in evaluation mode."""
     union = Annotated[StageConfigs, Field(discriminator="kind")]
-    config = TypeAdapter[StageConfigs](union).validate_python(description["model"])
-    spec = TypeAdapter(Spec).validate_python(description["spec"])
+    config = restored(TypeAdapter[StageConfigs](union).validate_python, description["model"])
+    spec = restored(TypeAdapter(Spec).validate_python, description["spec"])
     architecture = description["backbone"]
     assert isinstance(architecture, dict)
     return _assemble(config, spec, Backbone.of_description(config.backbone, architecture, spec.cameras)).eval()

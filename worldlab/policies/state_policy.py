@@ -35,7 +35,7 @@ class StateOnlyConfig:
 
 
 class StateOnlyPolicy(nn.Module):
-    """Regresses the mean absolute error of the chunk on the joint positions alone."""
+    """Regresses the chunk on the joint positions alone, by mean absolute error."""
 
     def __init__(self, config: StateOnlyConfig, spec: Spec, statistics: Statistics) -> None:
         """`spec` is that of the data, with its privileged columns.

@@ -85,7 +85,7 @@ class Train(Verb):
 
         if self.data is not None or self.changes.of_a_store or self.trunk != Trunk():
             raise UsageError(
-                "--env takes --env-steps, --ratio and --batch; --data, --steps, --minutes and trunks are of --data."
+                "--env takes --env-steps, --ratio and --batch; not --data, --steps, --minutes or a backbone."
             )
         return train_online(
             self.preset,

@@ -26,4 +26,4 @@ class Verb(ABC):
         """Do it, and say what came of it."""
 
     def leave(self) -> None:  # noqa: B027 - most have nothing to leave
-        """After all has been said."""
+        """Called after the outcome was printed."""
