@@ -76,6 +76,17 @@ def test_a_killed_collection_keeps_what_was_written_and_goes_on(alone, tmp_path)
         assert_equal(ours, theirs)
 
 
+def test_what_a_killed_collection_of_something_else_left_joins_no_store(tmp_path):
+    path = f"{tmp_path}/x.zarr"
+    left = Recorder(RECIPE, f"{path}.part0", {"env": RECIPE.env, "hold": 0}, threads=1)
+    left.record(0)
+    left.close()
+    other = replace(RECIPE, hold=2)
+    with pytest.raises(UsageError, match=rf"x.zarr.part0' is what a killed collection of {RECIPE.env} \(--hold 0\)"):
+        collect(other, path, 2, workers=1)
+    assert len(collect(RECIPE, f"{tmp_path}/y.zarr", 2, workers=1)[0]) == 2
+
+
 def test_parts_that_were_removed_in_part_are_in_nobodys_way(tmp_path):
     path = f"{tmp_path}/x.zarr"
     collect(RECIPE, path, 2, workers=1)

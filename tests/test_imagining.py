@@ -134,12 +134,18 @@ def test_a_dreamer_is_held_against_the_control_suite(tmp_path):
 
 def test_what_was_experienced_while_learning_is_not_unseen(lab, tmp_path):
     store = datasets.EpisodeStore(lab / "data" / "push.zarr")
-    about = Run.open(lab / "runs" / "push-model").config
+    about, seeds = Run.open(lab / "runs" / "push-model").config, store.seeds.tolist()
     for i, (told, unseen) in enumerate(
         (
             ({}, [0, 2]),
             ({"data": "elsewhere", "data_id": store.id}, [0, 2]),  # moved
-            ({"data": "elsewhere"}, [0, 1, 2, 3]),
+            ({"data": "elsewhere"}, [0, 1, 2, 3]),  # of a run that does not say from which seeds it learnt
+            ({"data": "elsewhere", "seeds": store.seed_spans()}, None),  # another store of the same seeds
+            ({"data": "elsewhere", "seeds": [[0, 1], seeds[:2]]}, [2, 3]),
+            (
+                {"data": "elsewhere", "seeds": [[0, 9]], "env": "worldlab/Reach-v0"},
+                [0, 1, 2, 3],
+            ),  # whose seeds are other scenes
             ({"episodes": 3}, [0, 2, 3]),  # one was collected since
             ({"episodes": 1, "held_out": [], "online": True}, None),
         )

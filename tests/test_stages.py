@@ -57,6 +57,12 @@ def refused(capsys, *args):
     return capsys.readouterr().err
 
 
+def test_a_run_is_resumed_with_the_init_that_it_was_begun_from(lab, capsys):
+    again = ["train", "align-reach", "--data", f"{lab}/x.zarr", "--out", f"{lab}/align-reach", "--steps", "2"]
+    assert "from another run (--init)" in refused(capsys, *again, "--resume")
+    assert "has finished" in refused(capsys, *again, "--resume", "--init", f"{lab}/contrastive-reach")
+
+
 def test_what_does_not_go_together_is_refused_in_one_sentence(lab, capsys, tmp_path):
     train = ("--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/y", "--steps", "1", "--init", f"{lab}/align-reach")
     assert "takes the trunk of" in refused(capsys, "train", "flow-reach", *train, "--fusion", "qformer")

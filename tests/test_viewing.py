@@ -105,7 +105,9 @@ def test_a_run_shows_its_training_and_its_evaluations(tmp_path):
     (run.path / "eval" / "reach").mkdir(parents=True)
     (run.path / "eval" / "reach" / "result.json").write_text(json.dumps(result))
     (run.path / "eval" / "swing").mkdir()
-    (run.path / "eval" / "swing" / "result.json").write_text(json.dumps(result | {"mean_return": 812.26}))
+    otherwise = {"mean_return": 812.26, "hold": 3, "variation": ["light=1"], "execution": ["execute1"]}
+    otherwise["run"] = f"lean:{run.path}"
+    (run.path / "eval" / "swing" / "result.json").write_text(json.dumps(result | otherwise))
     for earned in (0.0, 10.0):
         run.log({"episode": 0, "return": earned}, "episodes.jsonl")
     summary = summaries.summarize_run(run)
@@ -114,6 +116,8 @@ def test_a_run_shows_its_training_and_its_evaluations(tmp_path):
     assert "7/10" in summary.text
     assert "40% to 90%" in summary.text
     assert "812.3" in summary.text
+    assert "lean, light=1, execute1, hold 3" in summary.text
+    assert summary.values["evaluations"][1]["hold"] == 3
     assert "the last 2 episodes earned 5.0" in summary.text
     viewing.show_run(run, tmp_path / "run.rrd")
     batches = [chunk for chunk in RrdReader(tmp_path / "run.rrd").stream() if chunk.entity_path == "/training/loss"]

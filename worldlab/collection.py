@@ -210,13 +210,23 @@ def _part(store: str, i: int) -> str:
 
 
 def _merge(store: datasets.EpisodeStore, most: int | None = None) -> None:
-    """Move the episodes of all parts into the store: those of the smallest seeds, in their order."""
+    """Move the episodes of all parts into the store: those of the smallest seeds, in their order.
+
+    Raises:
+        UsageError: a killed collection of something else left a part, and its store is gone.
+    """
     paths = (_part(store.path, i) for i in count())
     there = list(takewhile(lambda path: files_at(path).exists(), paths))
     for path in there:
         if not files_at(path).exists(HEADER):  # begun or removed in part: nothing in it was ever committed
             files_at(path).delete(first=HEADER)
     parts = [datasets.EpisodeStore(path) for path in there if files_at(path).exists()]
+    for part in parts:
+        if (part.provenance.get("env"), part.hold) != (store.provenance.get("env"), store.hold):
+            raise UsageError(
+                f"'{part.path}' is what a killed collection of {part.provenance.get('env')} (--hold {part.hold}) left; "
+                "collect that to its end, or delete the folder."
+            )
     found = sorted((seed, i, k) for i, part in enumerate(parts) for k, seed in enumerate(part.seeds.tolist()))
     datasets.merge(store, parts, [(i, k) for _, i, k in found[:most]])
     store.close()

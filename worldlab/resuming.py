@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from worldlab.errors import UsageError
-from worldlab.runs import Json, Run
+from worldlab.runs import Json, Run, to_json
 
 
 def begun(out: Path, about: Mapping[str, object]) -> Run:
@@ -18,7 +18,7 @@ def begun(out: Path, about: Mapping[str, object]) -> Run:
     before = run.config
 
     def other(*parts: str) -> bool:
-        return any(before.get(part) != json.loads(json.dumps(about.get(part))) for part in parts)
+        return any(before.get(part) != json.loads(json.dumps(to_json(about.get(part)))) for part in parts)
 
     if other("preset", "data"):
         raise UsageError(f"'{out}' was trained as {before.get('preset')} on {before.get('data')}; resume it as that.")
@@ -28,6 +28,8 @@ def begun(out: Path, about: Mapping[str, object]) -> Run:
         )
     if other("model", "backbone"):
         raise UsageError(f"'{out}' was trained with another trunk; resume it with the options it was started with.")
+    if other("init"):
+        raise UsageError(f"'{out}' was begun from another run (--init); resume it with the --init of then.")
     if other("head") or _lasting(before) != _lasting(about):
         raise UsageError(f"'{out}' was begun with another seed or batch; resume it with the options of then.")
     return run

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
 import zarr
@@ -116,18 +117,32 @@ def summarize_run(run: Run) -> Summary:
     results = evaluations(run)
     if last := recent_returns(run):
         values["acted"] = f"the last {len(last)} episodes earned {sum(last) / len(last):.1f} on average"
-    kept = ("env", "successes", "n", "interval", "mean_return")
+    kept = ("env", "successes", "n", "interval", "mean_return", "seed", "run", "variation", "hold", "execution")
     values["evaluations"] = [{key: result.get(key) for key in kept} for result in results]
-    table = Table("environment", "success", "95 % interval", "mean return", "seed", box=None, header_style="bold")
+    head = ("environment", "how", "success", "95 % interval", "mean return", "seed")
+    table = Table(*head, box=None, header_style="bold")
     for result in results:
         ends = list(result["interval"])  # pyright: ignore[reportArgumentType]
         low, high = (share(float(str(end)), int(str(result["n"]))) for end in ends)
         success = f"{result['successes']}/{result['n']}"
         earned = f"{float(str(result['mean_return'])):.1f}" if "mean_return" in result else "–"
-        table.add_row(str(result["env"]), success, f"{low} to {high}", earned, str(result["seed"]))
+        table.add_row(str(result["env"]), _how(result, run), success, f"{low} to {high}", earned, str(result["seed"]))
     facts = {name: value for name, value in values.items() if name != "evaluations"}
     facts["made by"] = f"{about.get('command')}, {about.get('time')}, commit {about.get('commit')}"
     return Summary(values, _render(_facts(facts), *([table] if results else [])))
+
+
+def _how(result: Mapping[str, Json], run: Run) -> str:
+    """Under which conditions a policy was judged, and how it acted, where that is not as it comes."""
+    words = [str(word) for key in ("variation", "execution") for word in _list(result.get(key))]
+    if result.get("hold"):
+        words.append(f"hold {result['hold']}")
+    use, _, of = str(result.get("run")).rpartition(":")
+    return escape(", ".join([use, *words] if use and Path(of) == run.path else words))
+
+
+def _list(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
 
 
 def recent_returns(run: Run) -> list[float]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import TypeAdapter
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -21,6 +22,7 @@ from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.eval.rates import readable, share
+from worldlab.eval.success import Specified
 from worldlab.protocols import Environment, Policy
 from worldlab.resuming import begun
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
@@ -128,6 +130,7 @@ def train_recipe(
         "data_id": store.id,
         "env": str(store.provenance.get("env")),
         "episodes": len(store),
+        "seeds": store.seed_spans(),
         "held_out": held,
         "init": None if ancestor is None else ancestor.into(model),
         "provenance": provenance(seed),
@@ -238,7 +241,9 @@ def evaluate(
 
         policy = execute(policy, execution, name)
         way = policy.describe()
-    folder = _results_folder(name, [env.replace("/", "-"), *conditions.describe(), *way, f"seed{seed}"])
+    folder = _results_folder(name, [env.replace("/", "-"), *conditions.describe(), *way, f"n{episodes}", f"seed{seed}"])
+    if isinstance(policy, Specified):
+        policy.spec.check(world.contract)
     folder.mkdir(parents=True, exist_ok=True)  # whoever may not write there is told before the episodes
     result = judge(policy, world, episodes, seed, name)
     values: dict[str, Json] = {
@@ -248,11 +253,12 @@ def evaluate(
         **conditions.to_json(),
         "execution": to_json(way),
     }
+    write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
+    write_atomically(folder / "result.json", json.dumps(values, indent=1))  # before controls, which take as long again
     others = judge_controls(policy, world, episodes, seed) if controls else {}
     if controls:
         values["controls"] = {label: other.to_json() for label, other in others.items()}
-    write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
-    write_atomically(folder / "result.json", json.dumps(values, indent=1))
+        write_atomically(folder / "result.json", json.dumps(values, indent=1))
     succeeded = any(judged.successes for judged in (result, *others.values()))
     text = rate_text(result, returns=not (succeeded and _defines_success(env)))
     return Outcome(f"{text} on {env}: {folder}", values)
@@ -284,7 +290,7 @@ def compare(
 
 
 def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
-    """The episodes of a store that a run was not trained on.
+    """The episodes of a store that a run was not trained on, be it in another store that begins from the same seeds.
 
     Raises:
         UsageError: the run saw them all.
@@ -299,67 +305,15 @@ def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
         known = len(store) if config.get("online") else known
         assert isinstance(known, int)
         episodes = [i for i in episodes if i in held or i >= known]
+    elif store.provenance.get("env") == config.get("env"):
+        spans = TypeAdapter(list[tuple[int, int]]).validate_python(config.get("seeds", []))
+        episodes = [i for i in episodes if not any(a <= store.seeds[i] <= b for a, b in spans)]
     if not episodes:
         raise UsageError(
-            f"'{run.path}' was trained on every episode of '{store.path}'; collect others to imagine from."
+            f"'{run.path}' was trained on every episode of '{store.path}', or on such as begin from the same seeds; "
+            "collect others, with another --seed."
         )
     return episodes
-
-
-def export_dataset(
-    source: str | Path, out: Path, *, images: bool = False, physics: bool = False, episodes: int | None = None
-) -> Outcome:
-    """A store to LeRobot; see `worldlab export --help`."""
-    from worldlab.datasets import lerobot_export
-
-    if episodes is not None and episodes < 1:
-        raise UsageError(f"an export holds at least 1 episode; --episodes was {episodes}.")
-    store = datasets.EpisodeStore(source)
-    n = len(store) if episodes is None else min(episodes, len(store))
-    lerobot_export.export_dataset(store, out, video=not images, physics=physics, episodes=range(n))
-    return Outcome(f"{n} episodes exported: {out}", {"out": str(out), "episodes": n})
-
-
-def export_policy(source: Path, out: Path, *, check: bool = False, force: bool = False, seed: int = 0) -> Outcome:
-    """A run to LeRobot; see `worldlab export --help`."""
-    if force and not check:
-        raise UsageError("--force goes with --check.")
-    if check:
-        from worldlab.hardware_check import export_checked
-
-        result, page = export_checked(source, out, force=force, seed=seed)
-        line = f"policy exported, {result.verdict}: {out}, {page}"
-        return Outcome(line, {"out": str(out), "report": str(page), **result.to_json()})
-    from worldlab import policies
-    from worldlab.policies import lerobot_policy
-
-    lerobot_policy.export_policy(policies.load_vla(source), out)
-    return Outcome(f"policy exported: {out}", {"out": str(out)})
-
-
-def import_lerobot(
-    source: str,
-    out: str | Path,
-    *,
-    rename: tuple[str, ...] = (),
-    size: tuple[int, int] | None = None,
-    keep_units: bool = False,
-) -> Outcome:
-    """From LeRobot; see `worldlab import --help`."""
-    from worldlab.datasets.lerobot_import import import_dataset
-
-    names: dict[str, str] = {}
-    for pair in rename:
-        name, _, feature = pair.partition("=")
-        if not name or not feature:
-            raise UsageError(f"--rename takes NAME=FEATURE, for example front=observation.images.top; got '{pair}'.")
-        names[name] = feature
-    done = import_dataset(source, out, rename=names, size=size, keep_units=keep_units)
-    left_out = "".join(f"; without '{feature}' ({why})" for feature, why in done.skipped.items())
-    line = f"{done.added} episodes imported, {done.total} in all{left_out}: {out}"
-    return Outcome(
-        line, {"episodes": done.added, "total": done.total, "skipped": to_json(done.skipped), "store": str(out)}
-    )
 
 
 def view(path: str | Path, episodes: Sequence[int] = (), out: Path | None = None) -> Outcome:

@@ -281,7 +281,7 @@ def test_an_evaluation_says_for_how_long_success_had_to_hold(tmp_path, monkeypat
         for hold in (0, 4)
     )
     assert (at_once.values["hold"], held.values["hold"]) == (0, 4)
-    assert held.line.endswith("hold4_seed0")
+    assert held.line.endswith("hold4_n1_seed0")
     waited = held.values["median_time_to_success"] - at_once.values["median_time_to_success"]
     assert waited == pytest.approx(0.4)
 

@@ -31,6 +31,8 @@ from worldlab.runs import Json
 from worldlab.trajectory import Spec, Trajectory
 
 _GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
+_GAP = 10_000
+"""Seeds this far apart are of different collections."""
 _TABLE = Layout.of("episodes", np.zeros((0, 4), np.int64))
 
 
@@ -149,6 +151,13 @@ class EpisodeStore:
     def seeds(self) -> NDArray[np.int64]:
         """The seed that each episode started from."""
         return self._table[:, 2]
+
+    def seed_spans(self) -> list[tuple[int, int]]:
+        """The seeds as (first, last) of spans, between which lie gaps: small where only successes were kept."""
+        seeds = np.unique(self.seeds)
+        ends = np.flatnonzero(np.diff(seeds) > _GAP)
+        first, last = np.concatenate([[-1], ends]) + 1, np.concatenate([ends, [len(seeds) - 1]])
+        return [(int(seeds[a]), int(seeds[b])) for a, b in zip(first, last, strict=True) if len(seeds)]
 
     @property
     def task_index(self) -> NDArray[np.int64]:

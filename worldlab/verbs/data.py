@@ -81,7 +81,7 @@ class Export(Verb):
 
     @override
     def run(self) -> "Outcome":
-        from worldlab.workbench import export_dataset, export_policy
+        from worldlab.interchange import export_dataset, export_policy
 
         of_policies, of_datasets = self.check or self.force, self.images or self.physics or self.episodes is not None
         if self.what == "dataset" and of_policies:
@@ -112,7 +112,7 @@ class Import(Verb):
 
     @override
     def run(self) -> "Outcome":
-        from worldlab.workbench import import_lerobot
+        from worldlab.interchange import import_lerobot
 
         return import_lerobot(self.source, self.out, rename=self.rename, size=self.size, keep_units=self.keep_units)
 
