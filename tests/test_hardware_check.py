@@ -1,15 +1,19 @@
 """Policies drive the simulated arm through LeRobot's classes, and only those that are fit for it are exported."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
-from policies.test_lerobot_policy import tiny_policy
+from policies.test_lerobot_policy import SPEC, tiny_policy
 
-from worldlab import envs, hardware_check, policies, so101
+from worldlab import envs, hardware_check, players, policies, so101
 from worldlab.cli import main
+from worldlab.errors import UsageError
+from worldlab.eval import success
 from worldlab.eval.hardware import judge, so101_limits
 from worldlab.hardware_check import drive
+from worldlab.policies import lerobot_policy
 from worldlab.policies.lerobot_policy import export_policy
 from worldlab.runs import Run
 
@@ -82,7 +86,7 @@ def test_what_is_not_fit_for_the_arm_is_not_exported_unless_forced(wild, tmp_pat
     out = tmp_path / "wild"
     with pytest.raises(SystemExit):
         main(["export", "policy", str(wild), "--out", str(out), "--force"])
-    assert "--force goes with --check" in capsys.readouterr().err
+    assert "--force and --env go with --check" in capsys.readouterr().err
     command = ["export", "policy", str(wild), "--out", str(out), "--check"]
     with pytest.raises(SystemExit) as stop:
         main(command)
@@ -100,7 +104,8 @@ def test_what_is_not_fit_for_the_arm_is_not_exported_unless_forced(wild, tmp_pat
     assert all(file.read_bytes() == (out / file.name).read_bytes() for file in plain.iterdir())
 
 
-def test_the_check_runs_at_the_pace_of_the_task(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fps", [10, 30])
+def test_the_check_runs_at_the_pace_of_the_policy(tmp_path, monkeypatch, fps):
     seen = []
 
     def watch(policy, robot, *rest):
@@ -110,7 +115,22 @@ def test_the_check_runs_at_the_pace_of_the_task(tmp_path, monkeypatch):
 
     monkeypatch.setattr(hardware_check, "drive", watch)
     out = tmp_path / "policy"
-    export_policy(tiny_policy(), out)
+    export_policy(tiny_policy(spec=replace(SPEC, fps=fps)), out)
     with pytest.raises(KeyboardInterrupt):
         hardware_check.check_directory(out, "worldlab/Reach-v0", episodes=1)
-    assert seen == [envs.make("worldlab/Reach-v0", size=None).contract.fps, {(16, 16)}]
+    assert seen == [fps, {(16, 16)}]
+    assert players.picture(f"lerobot:{out}") == (16, 16)
+
+
+def test_a_policy_of_recordings_is_checked_in_a_scene_that_is_named(tmp_path):
+    Run.create(tmp_path / "run", {"kind": "flow", "env": "lerobot/so_follower"})
+    with pytest.raises(UsageError, match="name a scene to check it in, --env"):
+        hardware_check.export_checked(tmp_path / "run", tmp_path / "out")
+
+
+def test_an_exported_policy_is_not_judged_at_another_rate(tmp_path):
+    out = tmp_path / "policy"
+    export_policy(tiny_policy(spec=replace(SPEC, fps=30)), out)
+    env = envs.make("worldlab/Reach-v0", size=16)
+    with pytest.raises(UsageError, match="disagree on fps"):
+        success(lerobot_policy.load(out), env, episodes=1)

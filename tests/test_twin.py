@@ -142,6 +142,11 @@ def test_caps_that_the_follower_refuses_are_refused(make, cap, error):
         make(max_relative_target=cap).send_action(action(0.0))
 
 
+def test_an_arm_without_encoders_has_no_normalised_units(make):
+    with pytest.raises(UsageError, match="leave out use_degrees=false"):
+        make(ideal=True, use_degrees=False)
+
+
 def test_the_wall_clock_moves_the_arm_between_calls(make):
     robot = make(realtime=True)
     time.sleep(0.1)
@@ -199,7 +204,7 @@ def test_the_options_of_the_page_are_read_as_lerobots_programs_read_them():
     program = make_dataclass("Program", [("robot", RobotConfig)])
     words = (
         "--robot.type=worldlab_so101 --robot.task=Lift-v0 --robot.stiffness=null --robot.position_p_coefficient=32 "
-        "--robot.latency=0.1 --robot.use_degrees=false --robot.ideal=true"
+        "--robot.latency=0.1 --robot.use_degrees=false"
     )
     caps = "--robot.max_relative_target={" + ", ".join(f"{joint}: 5.0" for joint in so101.JOINTS) + "}"
     cameras = "--robot.cameras={front: {type: opencv, index_or_path: 0, width: 640, height: 480, fps: 30}}"

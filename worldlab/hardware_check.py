@@ -17,6 +17,7 @@ from worldlab.errors import UsageError
 from worldlab.eval.charts import Curve
 from worldlab.eval.hardware import Drive, Finding, Limits, judge, so101_limits, speed_share
 from worldlab.eval.report import Curves, Fact, Section, Table, Title, Video, VideoStrip, write_report
+from worldlab.eval.success import Specified
 from worldlab.eval.video import encode
 from worldlab.policies import lerobot_policy
 from worldlab.protocols import Policy
@@ -75,6 +76,7 @@ class Check:
 def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float = 6.0, seed: int = 0) -> Check:
     """Let a LeRobot policy drive the simulated arm on the CPU, and judge what it asks for.
 
+    It is asked as often as its data were recorded, where it says so (worldlab's do), else at the environment's rate.
     The arm waits for the policy, so that what it does depends on the seed alone; how long each call takes is measured
     and judged apart.
 
@@ -92,10 +94,11 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
 
     world = envs.make(env, n=episodes)
     _, info = world.reset(seed=seed)
-    tasks, fps = info["task"], world.contract.fps
+    tasks = info["task"]
     assert isinstance(tasks, Sequence)
     world.close()
     policy = lerobot_policy.load(path)
+    fps = policy.spec.fps if isinstance(policy, Specified) else world.contract.fps
     twin = RobotConfig.get_choice_class("worldlab_so101")
     drives: list[Drive] = []
     frames: list[Frames] = []
@@ -232,12 +235,15 @@ def _recorded(check: Check, command: str) -> Sequence[Section]:
     return (speeds, watched) if len(share) else (watched,)
 
 
-def export_checked(run: Path, out: Path, *, force: bool = False, seed: int = 0) -> tuple[Check, Path]:
+def export_checked(
+    run: Path, out: Path, *, env: str | None = None, force: bool = False, seed: int = 0
+) -> tuple[Check, Path]:
     """Export a run's policy if the simulated arm shows nothing against it; the report is written in any case.
 
     Args:
         run: of a policy for the SO-101.
         out: a new or empty directory. The report is beside it, `out`-hardware.html and .json.
+        env: whose scenes it is checked in; None are those that it was trained in.
         force: export a policy that is refused all the same.
         seed: of the first scene.
 
@@ -247,14 +253,16 @@ def export_checked(run: Path, out: Path, *, force: bool = False, seed: int = 0) 
     Raises:
         UsageError: the policy is refused, or cannot be exported.
     """
-    env = Run.open(run).config.get("env")
-    if not isinstance(env, str):
-        raise UsageError(f"'{run}' does not say which environment its policy is for, so there is no scene to check in.")
+    scene = Run.open(run).config.get("env") if env is None else env
+    if not isinstance(scene, str) or scene.startswith("lerobot/"):
+        raise UsageError(
+            f"'{run}' was not trained in simulation; name a scene to check it in, --env worldlab/Reach-v0."
+        )
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         lerobot_policy.check_out(out)
         trial = lerobot_policy.export_policy(policies.load_vla(run), Path(folder) / "policy")
-        check = check_directory(trial, env, seed=seed)
+        check = check_directory(trial, scene, seed=seed)
         page = write_files(check, str(run), out.with_name(f"{out.name}-hardware"))
         if not check.passed and not force:
             raise UsageError(f"not exported, unfit for the arm: {check.objection}. See {page}; --force exports it.")

@@ -1,11 +1,15 @@
 """What goes to LeRobot and comes from it, for the verbs of the command line."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from worldlab import datasets
+from worldlab import datasets, envs
 from worldlab.errors import UsageError
 from worldlab.runs import to_json
 from worldlab.workbench import Outcome
+
+if TYPE_CHECKING:
+    from worldlab.datasets.lerobot_format import Units
 
 
 def export_dataset(
@@ -22,14 +26,18 @@ def export_dataset(
     return Outcome(f"{n} episodes exported: {out}", {"out": str(out), "episodes": n})
 
 
-def export_policy(source: Path, out: Path, *, check: bool = False, force: bool = False, seed: int = 0) -> Outcome:
+def export_policy(
+    source: Path, out: Path, *, check: bool = False, env: str | None = None, force: bool = False, seed: int = 0
+) -> Outcome:
     """A run to LeRobot; see `worldlab export --help`."""
-    if force and not check:
-        raise UsageError("--force goes with --check.")
+    if (force or env is not None) and not check:
+        raise UsageError("--force and --env go with --check.")
     if check:
         from worldlab.hardware_check import export_checked
 
-        result, page = export_checked(source, out, force=force, seed=seed)
+        result, page = export_checked(
+            source, out, env=None if env is None else envs.full_id(env), force=force, seed=seed
+        )
         line = f"policy exported, {result.verdict}: {out}, {page}"
         return Outcome(line, {"out": str(out), "report": str(page), **result.to_json()})
     from worldlab import policies
@@ -45,7 +53,7 @@ def import_lerobot(
     *,
     rename: tuple[str, ...] = (),
     size: tuple[int, int] | None = None,
-    keep_units: bool = False,
+    units: "Units | None" = None,
 ) -> Outcome:
     """From LeRobot; see `worldlab import --help`."""
     from worldlab.datasets.lerobot_import import import_dataset
@@ -56,7 +64,7 @@ def import_lerobot(
         if not name or not feature:
             raise UsageError(f"--rename takes NAME=FEATURE, for example front=observation.images.top; got '{pair}'.")
         names[name] = feature
-    done = import_dataset(source, out, rename=names, size=size, keep_units=keep_units)
+    done = import_dataset(source, out, rename=names, size=size, units=units)
     left_out = "".join(f"; without '{feature}' ({why})" for feature, why in done.skipped.items())
     line = f"{done.added} episodes imported, {done.total} in all{left_out}: {out}"
     return Outcome(

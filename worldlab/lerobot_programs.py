@@ -30,7 +30,7 @@ class Check:
     rollout_seconds: float
     """Duration of `lerobot-rollout` on the simulated arm, in LeRobot's own control loop."""
     episodes: int
-    """Of the exported dataset, which LeRobot opened."""
+    """Of the dataset that was exported beside."""
     frames: int
     """Likewise."""
 

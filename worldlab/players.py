@@ -1,5 +1,6 @@
 """Every policy by name: besides those of `worldlab.policies`, planners, what learnt in dreams, and recordings."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -114,8 +115,12 @@ def picture(name: str) -> tuple[int, int] | None:
     if name.startswith(RECORDED):
         return None
     run = run_of(name)[0]
-    if name.startswith(LEROBOT) or not (run / "config.json").is_file():
+    if not (run / "config.json").is_file():
         return PICTURE
+    if name.startswith(LEROBOT):
+        features = json.loads((run / "config.json").read_text(encoding="utf-8")).get("input_features") or {}
+        shapes = [f["shape"] for f in features.values() if f.get("type") == "VISUAL"]
+        return (int(shapes[0][-2]), int(shapes[0][-1])) if shapes else None
     described = Run.open(run).config
     model, spec = described.get("model"), described.get("spec")
     world = model.get("world", model) if isinstance(model, dict) else None

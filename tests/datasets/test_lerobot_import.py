@@ -168,17 +168,32 @@ def edited(source, folder, change):
 
 
 def test_units_follow_the_robot(pictures, arm_store, tmp_path):
-    import_dataset(pictures, tmp_path / "degrees.zarr", keep_units=True, show=False)
+    import_dataset(pictures, tmp_path / "degrees.zarr", units="recorded", show=False)
     store = EpisodeStore(tmp_path / "degrees.zarr")
     assert store.spec.control == "raw"
     assert torch.equal(store[1].obs.state[:-1], so101.to_lerobot(arm_store[1].obs.state[:-1]))
     # LeRobot's edits leave a dataset without worldlab's own part; the arm is known by its names.
     plain = edited(pictures, tmp_path / "plain", lambda info: info.update(robot_type="so101_follower"))
     shutil.rmtree(plain / "meta" / "worldlab.zarr")
-    import_dataset(plain, tmp_path / "plain.zarr", show=False)
+    with pytest.raises(UsageError, match="--units recorded or --units degrees"):
+        import_dataset(plain, tmp_path / "plain.zarr", show=False)
+    import_dataset(plain, tmp_path / "plain.zarr", units="degrees", show=False)
     store = EpisodeStore(tmp_path / "plain.zarr")
     assert store.spec == dataclasses.replace(ARM, privileged=store.spec.privileged)
     assert torch.equal(store[1].obs.state[:-1], arm_store[1].obs.state[:-1])
+
+
+def test_an_older_dataset_of_the_hub_is_named_with_what_would_work(tmp_path, monkeypatch):
+    from lerobot.datasets import lerobot_dataset
+    from lerobot.datasets.utils import BackwardCompatibilityError
+    from packaging.version import Version
+
+    def refuse(name, **_):
+        raise BackwardCompatibilityError(name, Version("2.1"))
+
+    monkeypatch.setattr(lerobot_dataset, "LeRobotDataset", refuse)
+    with pytest.raises(UsageError, match="hf download someone/older --repo-type dataset --revision v2.1"):
+        import_dataset("someone/older", tmp_path / "x.zarr", show=False)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ which holds the final row of each episode; LeRobot's programs do not look at it.
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from typing import Literal
 
 from worldlab import so101
 from worldlab.trajectory import Spec
@@ -29,8 +30,14 @@ because their names do not begin with one."""
 ROBOT = "so_follower"
 """What LeRobot calls the SO-101's follower."""
 
-SO101 = (None, ROBOT, "so101_follower")
-"""Robot types whose joints, if they bear the follower's names, are the SO-101's: none stated, today's, and an older."""
+OLDER = "so101_follower"
+"""What an older LeRobot called it, which recorded -100..100 by default."""
+
+SO101 = (None, ROBOT, OLDER)
+"""Robot types whose joints, if they bear the follower's names, are the SO-101's; None is none stated."""
+
+type Units = Literal["degrees", "recorded"]
+"""What an SO-101's joints were recorded in: degrees, or numbers that are left as they are."""
 
 EXTRAS = "meta/worldlab.zarr"
 """The store of final rows, inside a dataset."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worldlab import so101
 from worldlab.datasets.files import files_at
-from worldlab.datasets.lerobot_format import EXTRAS, IMAGE, is_so101, quiet
+from worldlab.datasets.lerobot_format import EXTRAS, IMAGE, Units, is_so101, quiet
 from worldlab.datasets.lerobot_match import match, spec
 from worldlab.datasets.lerobot_source import locate
 from worldlab.datasets.store import EpisodeStore
@@ -51,7 +51,7 @@ def import_dataset(
     *,
     rename: Mapping[str, str] | None = None,
     size: tuple[int, int] | None = None,
-    keep_units: bool = False,
+    units: Units | None = None,
     show: bool = True,
 ) -> Imported:
     """Read a LeRobot dataset into a store; the same call on the same store goes on after its last episode.
@@ -69,7 +69,8 @@ def import_dataset(
         rename: name here -> LeRobot's feature, for cameras (front: observation.images.top) and columns (state, action,
             reward, terminated, success).
         size: height and width that every camera is resized to; None keeps each as it is.
-        keep_units: also leave an SO-101's numbers as they are, for recordings made with `use_degrees=false`.
+        units: of an SO-101's joints: "degrees", which become radians, or "recorded", which leaves the numbers as they
+            are, for recordings made with `use_degrees=false`. None is degrees where the robot's type leaves no doubt.
         show: whether to draw a progress bar on stderr.
 
     Raises:
@@ -83,12 +84,12 @@ def import_dataset(
     from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 
     with quiet():
-        reader = _Reader(LeRobotDatasetMetadata("worldlab/import", root=root), rename or {}, size, keep_units)
+        reader = _Reader(LeRobotDatasetMetadata("worldlab/import", root=root), rename or {}, size, units)
         about: dict[str, Json] = {
             "source": str(Path(source).absolute() if Path(source).exists() else source),
             "rename": dict(rename or {}),
             "size": list(size) if size else None,
-            "keep_units": keep_units,
+            "units": units,
             "final_rows": "recorded" if reader.extras is not None else "repeated",
         }
         with _open_store(out, reader, about) as store, Progress(console=Console(stderr=True), disable=not show) as bar:
@@ -141,16 +142,16 @@ class _Reader:
         meta: "LeRobotDatasetMetadata",
         rename: Mapping[str, str],
         size: tuple[int, int] | None,
-        keep_units: bool,
+        units: Units | None,
     ) -> None:
         if meta.tasks is None or meta.episodes is None:
             raise UsageError(f"'{meta.root}' holds no episodes.")
         self._tasks = {int(index): str(name) for name, index in meta.tasks["task_index"].items()}
         self._meta, self._episodes, self._size = meta, meta.episodes, size
         self.match = match(meta.features, rename)
-        self.spec = spec(meta, self.match, size, keep_units)
+        self.spec = spec(meta, self.match, size, units)
         extras = meta.root / EXTRAS
-        self.extras = EpisodeStore(extras) if extras.exists() and not keep_units else None
+        self.extras = EpisodeStore(extras) if extras.exists() and units != "recorded" else None
         if self.extras is not None:
             known = self.extras.spec
             self.spec = replace(self.spec, control=known.control, low=known.low, high=known.high)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from worldlab import so101
-from worldlab.datasets.lerobot_format import COLUMNS, IMAGE, SO101, is_so101
+from worldlab.datasets.lerobot_format import COLUMNS, IMAGE, OLDER, SO101, Units, is_so101
 from worldlab.errors import UsageError, unknown
 from worldlab.trajectory import Spec
 
@@ -124,11 +124,12 @@ def _names(description: Mapping[str, object], what: str) -> tuple[str, ...]:
     return tuple(str(name) for name in names)
 
 
-def spec(meta: "LeRobotDatasetMetadata", match: Match, size: tuple[int, int] | None, keep_units: bool) -> Spec:
+def spec(meta: "LeRobotDatasetMetadata", match: Match, size: tuple[int, int] | None, units: Units | None) -> Spec:
     """The contract of what was recorded: the SO-101's, or one in the numbers of another robot.
 
     Raises:
-        UsageError: the robot is another one, and there are no statistics to take its actions' limits from.
+        UsageError: nobody says in which units an older LeRobot recorded; or the robot is another one, and there are no
+            statistics to take its actions' limits from.
     """
     cameras = {name: size or _size(meta.features[feature]) for name, feature in match.cameras.items()}
     state, action, privileged = (
@@ -136,7 +137,12 @@ def spec(meta: "LeRobotDatasetMetadata", match: Match, size: tuple[int, int] | N
         for column in ("state", "action", "privileged")
     )
     result = Spec(cameras, state, action, privileged, "joint_position", so101.LOW, so101.HIGH, int(meta.fps))
-    if is_so101(result) and meta.robot_type in SO101 and not keep_units:
+    if is_so101(result) and meta.robot_type in SO101 and units != "recorded":
+        if meta.robot_type == OLDER and units is None:
+            raise UsageError(
+                f"'{meta.root}' was recorded by an older LeRobot, in -100..100 unless use_degrees=true was given: "
+                "say which by --units recorded or --units degrees."
+            )
         return result
     statistics = (meta.stats or {}).get(match.columns["action"])
     if statistics is None:

@@ -66,11 +66,18 @@ def _convert(folder: Path, work: Path) -> Path:
 def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
+    from lerobot.datasets.utils import CompatibilityError
 
     try:
         return LeRobotDataset(name, video_backend="pyav").root
     except HFValidationError:
         raise UsageError(f"there is no folder '{name}', and the hub has no such names.") from None
+    except CompatibilityError as error:  # an older format; LeRobot converts what is on the disk alone
+        why = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"{why} Download that version (`hf download {name} --repo-type dataset --revision v2.1`), and import "
+            "the folder."
+        ) from None
     except (OfflineModeIsEnabled, HfHubHTTPError, OSError, RuntimeError, NotImplementedError) as error:
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UsageError(f"there is no folder '{name}', and LeRobot could not download it: {why}") from error

@@ -14,13 +14,15 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float, UInt8
+from pydantic import TypeAdapter
 from torch import Tensor
 
 from worldlab import so101
 from worldlab.errors import UsageError
 from worldlab.policies.vla import VLA
+from worldlab.runs import restored
 from worldlab.seeding import key
-from worldlab.trajectory import Observation, Trajectory
+from worldlab.trajectory import Observation, Spec, Trajectory
 
 type Batch = Mapping[str, object]
 """LeRobot's: tensors, the instructions, and whatever else its programs carry along."""
@@ -191,6 +193,10 @@ class LeRobotPolicy:
             )
         self.cameras = {k.removeprefix(_IMAGE): tuple(f.shape[-2:]) for k, f in config.image_features.items()}
         """Name -> (h, w) of the pictures that it looks at."""
+        if config.type == "worldlab":
+            described = vars(config)["description"]
+            self.spec = restored(TypeAdapter(Spec).validate_python, described["spec"])
+            """The contract, against which it is checked where it acts; other policies say nothing of their rate."""
         self.executes = int(vars(config).get("n_action_steps", 1))
         """Every so many calls of `act` it plans anew."""
         self._seeds: tuple[int, ...] = ()

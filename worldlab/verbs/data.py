@@ -78,21 +78,26 @@ class Export(Verb):
     """Of a policy: drive the simulated arm with it first, and refuse one that the real arm should not run."""
     force: bool = False
     """With --check: export what was refused all the same; the report says why it should not run."""
+    env: str | None = None
+    """With --check: whose scenes to check in; of a policy that was trained in simulation, those by default."""
 
     @override
     def run(self) -> "Outcome":
         from worldlab.interchange import export_dataset, export_policy
 
-        of_policies, of_datasets = self.check or self.force, self.images or self.physics or self.episodes is not None
+        of_policies = self.check or self.force or self.env is not None
+        of_datasets = self.images or self.physics or self.episodes is not None
         if self.what == "dataset" and of_policies:
-            raise UsageError("--check and --force are of policies.")
+            raise UsageError("--check, --force and --env are of policies.")
         if self.what == "policy" and of_datasets:
             raise UsageError("--images, --physics and --episodes are of datasets.")
         if self.what == "dataset":
             return export_dataset(
                 self.source, self.out, images=self.images, physics=self.physics, episodes=self.episodes
             )
-        return export_policy(Path(self.source), self.out, check=self.check, force=self.force, seed=self.seed)
+        return export_policy(
+            Path(self.source), self.out, check=self.check, env=self.env, force=self.force, seed=self.seed
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,14 +112,15 @@ class Import(Verb):
     """NAME=FEATURE for cameras and columns, for example front=observation.images.top reward=score."""
     size: tuple[int, int] | None = None
     """Height and width to resize every camera to."""
-    keep_units: bool = False
-    """Leave an SO-101's numbers as they are: it was recorded with use_degrees=false."""
+    units: Literal["degrees", "recorded"] | None = None
+    """Of an SO-101's joints: degrees become radians (what LeRobot records today); recorded leaves the numbers as they
+    are (use_degrees=false). Must be said of recordings by an older LeRobot."""
 
     @override
     def run(self) -> "Outcome":
         from worldlab.interchange import import_lerobot
 
-        return import_lerobot(self.source, self.out, rename=self.rename, size=self.size, keep_units=self.keep_units)
+        return import_lerobot(self.source, self.out, rename=self.rename, size=self.size, units=self.units)
 
 
 @dataclass(frozen=True, kw_only=True)

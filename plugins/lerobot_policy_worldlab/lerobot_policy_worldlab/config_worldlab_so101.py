@@ -33,8 +33,8 @@ class WorldlabSO101Config(RobotConfig):
     cameras: dict[str, CameraConfig] = field(default_factory=small_cameras)
     """Named front and wrist, of any type: their width, height and fps are what counts. All in one --robot.cameras."""
     latency: float = 0.05
-    """From a picture's taking to its arrival, seconds. Pictures come once a frame, so at 30 a second they are one to
-    two frames old, 33 to 83 ms."""
+    """From a picture's taking to its arrival, seconds. Pictures come once a frame, so at 30 a second they are
+    one and a half to two and a half frames old, 50 to 83 ms."""
     stiffness: float | None = STIFFNESS
     """Of the servos for each unit of P, N·m/rad: 0.556 at 7.4 V, 1.38 at 12 V; null leaves the environment's own."""
     position_p_coefficient: int = P

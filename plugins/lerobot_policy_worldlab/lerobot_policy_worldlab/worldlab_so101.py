@@ -45,6 +45,8 @@ class WorldlabSO101(Robot):
         self.cameras = {name: Camera((c.height, c.width), c.fps) for name, c in config.cameras.items()}
         if unknown := set(self.cameras) - {"front", "wrist"}:
             raise UsageError(f"the simulated SO-101 has the cameras front and wrist, not {', '.join(sorted(unknown))}.")
+        if config.ideal and not config.use_degrees:
+            raise UsageError("the ideal arm has no encoders and so no ranges: leave out use_degrees=false, or ideal.")
         if not self.calibration:
             self.calibrate()
         self._listener = Listener(self)
