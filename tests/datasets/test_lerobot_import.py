@@ -192,7 +192,7 @@ def test_an_older_dataset_of_the_hub_is_named_with_what_would_work(tmp_path, mon
         raise BackwardCompatibilityError(name, Version("2.1"))
 
     monkeypatch.setattr(lerobot_dataset, "LeRobotDataset", refuse)
-    with pytest.raises(UsageError, match="hf download someone/older --repo-type dataset --revision v2.1"):
+    with pytest.raises(UsageError, match=r"hf download someone/older --repo-type dataset --revision v2\.1"):
         import_dataset("someone/older", tmp_path / "x.zarr", show=False)
 
 
