@@ -115,7 +115,7 @@ def test_a_dreamer_is_held_against_the_control_suite(tmp_path):
         policy = RandomPolicy(world.contract, period=6)
         s.append(rollout(policy, world, seed=0, max_steps=60), range(2))
         statistics = datasets.statistics(s)
-    small = dynamics.RSSMConfig(size="tiny", sees="state", carry=True)
+    small = dynamics.RSSMConfig(size="tiny", sees="state", carry_state=True)
     torch.manual_seed(0)
     model = dynamics.create(dynamics.DreamerConfig(world=small, repeat=2), world.contract, statistics)
     Run.create(tmp_path / "run", model.describe()).save(model.state_dict())

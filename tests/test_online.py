@@ -19,7 +19,7 @@ from worldlab.training import FitConfig
 ENV = "Pendulum-v1"  # 200 steps an episode
 RECIPE = TrainConfig(
     model=dynamics.DreamerConfig(
-        world=dynamics.RSSMConfig(size="tiny", sees="state", carry=True),
+        world=dynamics.RSSMConfig(size="tiny", sees="state", carry_state=True),
         behaviour=ActorCriticConfig(units=8, depth=1, horizon=3, starts=8),
         repeat=2,
     ),
@@ -53,8 +53,8 @@ def test_it_acts_as_often_as_it_should_and_keeps_what_happened(run):
 
 
 def test_success_stands_in_the_dreams_of_an_arm_alone():
-    assert preset("dreamer-reach").model.behaviour.standing
-    assert not preset("dreamer-proprio").model.behaviour.standing
+    assert preset("dreamer-reach").model.behaviour.absorbing_success
+    assert not preset("dreamer-proprio").model.behaviour.absorbing_success
 
 
 def test_actions_that_did_not_last_are_not_taken_for_such_that_did(run):

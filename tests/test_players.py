@@ -93,7 +93,7 @@ def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
 
 def test_a_model_of_two_control_steps_plans_every_second(tmp_path):
     env = envs.make("dm_control/pendulum-swingup-v0", n=2, size=None)
-    small = dynamics.RSSMConfig(size="tiny", sees="state", carry=True)
+    small = dynamics.RSSMConfig(size="tiny", sees="state", carry_state=True)
     data = rollout(RandomPolicy(env.contract), env, seed=0, max_steps=3)
     known = statistics(replace(data, privileged=torch.zeros(2, 4, 1)))
     model = dynamics.create(dynamics.DreamerConfig(world=small, repeat=2), env.contract, known)

@@ -115,11 +115,11 @@ def _rssm(*, labels: bool = True) -> TrainConfig:
     return TrainConfig(
         model=RSSMConfig(
             cameras=("front",),
-            carry=True,
+            carry_state=True,
             correct=True,
-            dream=8,
-            drawing=0.1,
-            focus=20.0,
+            overshooting=8,
+            image_weight=0.1,
+            foreground_weight=20.0,
             privileged=float(labels),
             slots=labels,
         ),
@@ -143,7 +143,7 @@ def _dreamer_of_an_arm() -> TrainConfig:
     """The world model of `rssm-TASK`, with an actor."""
     rssm = _rssm()
     assert isinstance(rssm.model, RSSMConfig)
-    config = DreamerConfig(world=rssm.model, behaviour=ActorCriticConfig(standing=True))
+    config = DreamerConfig(world=rssm.model, behaviour=ActorCriticConfig(absorbing_success=True))
     return replace(rssm, model=config, online=OnlineConfig(random=20, ratio=64.0))
 
 
@@ -216,8 +216,11 @@ def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
         yield f"rssm-{task}", _rssm
         yield f"rssm-unlabelled-{task}", partial(_rssm, labels=False)
         yield f"dreamer-{task}", _dreamer_of_an_arm
-    yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="small", sees="state", carry=True))
-    yield "dreamer-vision", partial(_dreamer, RSSMConfig(size="small", sees="images", drawing=0.1, focus=20.0))
+    yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="small", sees="state", carry_state=True))
+    yield (
+        "dreamer-vision",
+        partial(_dreamer, RSSMConfig(size="small", sees="images", image_weight=0.1, foreground_weight=20.0)),
+    )
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())

@@ -71,7 +71,7 @@ class Trajectory:
         return (self.success & self.valid).any(-1)
 
     @property
-    def standing_reward(self) -> Tensor:
+    def absorbing_reward(self) -> Tensor:
         """The reward of each row, were episodes to go on standing still after their end, shape (*b, t).
 
         What ends in success goes on earning its last reward, so that it does not pay to put success off; what ends

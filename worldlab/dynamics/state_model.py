@@ -35,7 +35,7 @@ class StateModelConfig:
     """Steps imagined in training; every row of a window that has so many after it is a start."""
     frames: int = 8
     """Frames drawn per training step; drawing is trained beside the dynamics and does not shape it."""
-    focus: float = 20.0
+    foreground_weight: float = 20.0
     """How much more a pixel weighs that differs by its whole range from the mean frame."""
 
 
@@ -265,7 +265,7 @@ class StateModel(nn.Module):
         some = real[torch.randperm(len(real))[: self.config.frames].to(real.device)]
         images = {name: image[:, :seen].flatten(0, 1)[some] for name, image in batch.obs.images.items()}
         return self.decoder.loss(
-            self._drawn(self._split(rows[:, :seen].flatten(0, 1)[some])), images, self.config.focus
+            self._drawn(self._split(rows[:, :seen].flatten(0, 1)[some])), images, self.config.foreground_weight
         )
 
 

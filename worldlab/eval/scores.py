@@ -240,7 +240,7 @@ def _frames(b: Branches) -> Iterator[tuple[str, Pooled]]:
 
 def _ranks(b: Branches) -> Iterator[tuple[str, Pooled]]:
     """Which branch is best, by the reward up to each step."""
-    said, true = (at_horizons(t.standing_reward.cumsum(-1)) for t in (b.dream, b.truth))
+    said, true = (at_horizons(t.absorbing_reward.cumsum(-1)) for t in (b.dream, b.truth))
     # A branch that the time limit cut off would have earned more, and nobody knows how much.
     cut = ~b.truth.valid & ~b.truth.terminated.int().cummax(-1).values.bool()
     known = at_horizons(~cut.any(1))
