@@ -106,7 +106,7 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
             config.cameras[name] = replace(config.cameras[name], height=height, width=width)
         robot = make_robot_from_config(config)
         robot.connect()
-        done, seen = drive(policy, robot, str(task), seed + i, round(seconds * fps), policy.executes)
+        done, seen = drive(policy, robot, str(task), seed + i, round(seconds * fps), policy.n_action_steps)
         robot.disconnect()
         drives.append(done)
         frames.append(seen)

@@ -43,7 +43,7 @@ class FastConfig(FastSettings, VLAConfig):
 class FastHead(Head):
     """The trunk writes words until they make a chunk."""
 
-    continues = False
+    supports_rtc = False
 
     def __init__(
         self, config: FastSettings, backbone: Backbone, interface: Interface, tokenizer: FastTokenizer | None = None

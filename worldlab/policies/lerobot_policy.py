@@ -191,7 +191,7 @@ class LeRobotPolicy:
             )
         self.cameras = {k.removeprefix(_IMAGE): tuple(f.shape[-2:]) for k, f in config.image_features.items()}
         """Name -> (h, w) of the pictures that it looks at."""
-        self.executes = int(vars(config).get("n_action_steps", 1))
+        self.n_action_steps = int(vars(config).get("n_action_steps", 1))
         """Every so many calls of `act` it plans anew."""
         self._seeds: tuple[int, ...] = ()
         self._step = 0

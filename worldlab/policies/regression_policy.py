@@ -28,7 +28,7 @@ class RegressionConfig(VLAConfig):
 class RegressionHead(Head):
     """The slots of a step, side by side -> its action, through a residual MLP."""
 
-    continues = False
+    supports_rtc = False
 
     def __init__(self, config: RegressionConfig, backbone: Backbone, interface: Interface) -> None:
         """Set up what reads the slots."""

@@ -135,7 +135,7 @@ class TokenHead(_BinHead):
 class ParallelTokenHead(_BinHead):
     """One pass, one linear layer over every slot (Kim, Finn and Liang 2025, arXiv:2502.19645, with bins)."""
 
-    continues = False
+    supports_rtc = False
 
     def __init__(self, config: ParallelTokenConfig, backbone: Backbone, interface: Interface) -> None:
         """Set up what reads the slots."""

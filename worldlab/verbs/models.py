@@ -121,7 +121,7 @@ class Eval(Verb):
     """Look at every step and blend all plans, the i-th oldest with weight exp(-ensemble * i); ACT has 0.01."""
     delay: int = 0
     """Control steps that a plan takes to compute, on a virtual clock; the previous plan is executed meanwhile."""
-    continuing: bool = True
+    rtc: bool = True
     """Whether the policy is told what is executed meanwhile (real-time chunking)."""
 
     @override
@@ -129,9 +129,7 @@ class Eval(Verb):
         from worldlab.policies import ExecutionConfig
         from worldlab.workbench import evaluate
 
-        execution = ExecutionConfig(
-            execute=self.execute, ensemble=self.ensemble, delay=self.delay, continuing=self.continuing
-        )
+        execution = ExecutionConfig(execute=self.execute, ensemble=self.ensemble, delay=self.delay, rtc=self.rtc)
         return evaluate(
             self.policy,
             self.env,
