@@ -108,7 +108,7 @@ class Entry:
     """Held-out windows of the two."""
     successes: int
     n: int
-    smoothness: float | None
+    roughness: float | None
     """See `worldlab.eval.Episode`."""
     latency_ms: float
     """Of one plan for one observation, median; CPU time on a CPU."""
@@ -243,7 +243,7 @@ def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes
         windows=error.n,
         successes=result.successes,
         n=result.n,
-        smoothness=result.smoothness,
+        roughness=result.roughness,
         latency_ms=latency,
         tokens=written["tokens"] / chunks if chunks else None,
         invalid=written["invalid"] / chunks if chunks else None,
@@ -270,7 +270,7 @@ _COLUMNS = (
     "ms a chunk",
     "tokens a chunk",
     "invalid",
-    "smoothness, mrad",
+    "roughness, mrad",
     "parameters",
     "samples",
     "minutes",
@@ -298,7 +298,7 @@ def _row(name: str, entries: Sequence[Entry]) -> str:
         over_seeds([e.latency_ms for e in entries], "{:.1f}"),
         over_seeds([e.tokens for e in entries], "{:.1f}"),
         over_seeds([e.invalid for e in entries], "{:.1%}"),
-        over_seeds([None if e.smoothness is None else 1000 * e.smoothness for e in entries], "{:.1f}"),
+        over_seeds([None if e.roughness is None else 1000 * e.roughness for e in entries], "{:.1f}"),
         f"{entries[0].parameters:,}",
         over_seeds([float(e.samples) for e in entries], "{:,.0f}"),
         over_seeds([e.minutes for e in entries], "{:.1f}"),

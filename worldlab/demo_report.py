@@ -66,7 +66,7 @@ with the wrong instruction it is told another cube's colour and judged by the ri
 and listens."""
 
 _BUDGET = """\
-Both policies had the same data, backbone and minutes. Seconds: median time until success had held. Jerkiness: mean
+Both policies had the same data, backbone and minutes. Seconds: median time until success had held. Roughness: mean
 absolute second difference of the joint targets, rad. Ms: wall time of a chunk for all episodes at once, divided by
 their number; one robot waits longer (worldlab bakeoff measures that). Steps: of training, 32 observations each.
 Training used a grounding loss whose labels (the pixel of the named cube) only a simulator has; acting uses images,
@@ -159,7 +159,7 @@ def _details(found: Findings) -> Table:
             f"{result.successes}/{result.n}",
             f"{result.interval[0]:.2f}–{result.interval[1]:.2f}",
             result.median_time_to_success,
-            result.smoothness,
+            result.roughness,
             result.latency_ms / result.num_envs if name in ("flow", "tokens") else None,
             str(found.training[name]["step"]) if name in found.training else None,
         )
@@ -170,7 +170,7 @@ def _details(found: Findings) -> Table:
         "successes",
         "95 % interval",
         "seconds",
-        "jerkiness",
+        "roughness",
         "ms",
         "steps",
     )
