@@ -30,7 +30,7 @@ EPISODES = 100
 """Of every success rate."""
 
 
-class _Stages:
+class _Phases:
     """Says what is going on, and how long it took."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
@@ -38,7 +38,7 @@ class _Stages:
         self.console = Console(stderr=True)
 
     @contextmanager
-    def stage(self, title: str) -> Generator[None]:
+    def phase(self, title: str) -> Generator[None]:
         self.console.rule(f"[bold]{len(self.seconds) + 1}. {title}")
         start = time.monotonic()
         yield
@@ -60,25 +60,25 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
         raise UsageError(f"--minutes must be above zero; got {minutes}.")
     Run.create(out, {"kind": "demo", "minutes": minutes, "provenance": provenance(seed)})
     found = Findings(provenance(seed))
-    stages = _Stages(found.seconds)
+    phases = _Phases(found.seconds)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        with stages.stage("Collect demonstrations of the expert"):
+        with phases.phase("Collect demonstrations of the expert"):
             reach = workbench.collect(Recipe(env=REACH, noise=1.0, hold=HOLD), 2000, out / "reach.zarr", seed=seed)
             found.demonstrations = dict(reach.values)
-        with stages.stage("Train two policies side by side: flow matching and action tokens"):
+        with phases.phase("Train two policies side by side: flow matching and action tokens"):
             jobs = {name: pool.submit(_train, name, out, 4 * minutes, seed, device) for name in HEADS}
             found.training = {name: job.result() for name, job in jobs.items()}
-        with stages.stage("Evaluate them and their controls on the same unseen seeds"):
+        with phases.phase("Evaluate them and their controls on the same unseen seeds"):
             _evaluate(found, pool, out, seed, device)
-        with stages.stage("Train a world model, imagine counterfactuals, and run LeRobot's programs"):
+        with phases.phase("Train a world model, imagine counterfactuals, and run LeRobot's programs"):
             dream = pool.submit(_dream, out, 3 * minutes, seed, device)
             export = pool.submit(lerobot_programs.check, out / "flow", out / "reach.zarr", out / "lerobot", REACH, seed)
             found.lerobot = export.result()
             found.training["world model"], found.counterfactual = dream.result()
-    with stages.stage("Write the report"):
+    with phases.phase("Write the report"):
         write(found, out / "report.html")
         write_atomically(out / "results.json", json.dumps(found.to_json(), indent=1))
-    return _summary(found, out, stages.console)
+    return _summary(found, out, phases.console)
 
 
 def _train(name: str, out: Path, minutes: float, seed: int, device: Device) -> dict[str, Json]:

@@ -9,7 +9,7 @@ from worldlab.eval.counterfactual import CounterfactualResult
 from worldlab.eval.rates import share
 from worldlab.eval.report import Bar, Fact, Note, Section, SuccessBars, Table, Title, Video, VideoStrip
 from worldlab.eval.video import encode, side_by_side
-from worldlab.lerobot_programs import Check
+from worldlab.lerobot_programs import LeRobotCheck
 from worldlab.runs import Json
 from worldlab.trajectory import Trajectory
 
@@ -32,7 +32,7 @@ class Findings:
     comparison: evaluation.Comparison | None = None
     training: dict[str, dict[str, Json]] = field(default_factory=dict)
     counterfactual: CounterfactualResult | None = None
-    lerobot: Check | None = None
+    lerobot: LeRobotCheck | None = None
 
     def to_json(self) -> dict[str, Json]:
         """All numbers."""

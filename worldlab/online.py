@@ -118,10 +118,10 @@ def train_online(
     if recipe.online is None:
         raise UsageError(f"'{name}' learns from a store; give --data instead of --env.")
     recipe = (changes or Changes()).under(recipe, seed)
-    return train_recipe(recipe, name, env, out, resume=resume, device=device)
+    return train_recipe_online(recipe, name, env, out, resume=resume, device=device)
 
 
-def train_recipe(
+def train_recipe_online(
     recipe: TrainConfig,
     name: str,
     env: str,

@@ -7,7 +7,7 @@ import torch
 from conftest import COUNT_SPEC, CountEnv, Ones, PerfectModel
 
 from worldlab.dynamics import CEM, MPPI, Planner, mean_reward
-from worldlab.dynamics.planners import REACH
+from worldlab.dynamics.planners import MAX_STEP
 from worldlab.errors import UsageError
 from worldlab.protocols import Policy
 from worldlab.rollout import rollout
@@ -100,9 +100,9 @@ class Servo(PerfectModel):
 def test_joint_targets_go_no_farther_than_servos_should(search):
     plan = Planner(Servo(), search, near(0.2)).plan(starts(0.0, 0.15, -0.9), range(3))
     targets = torch.cat([torch.tensor([0.0, 0.15, -0.9])[:, None], plan.action[..., 0]], 1)
-    assert (targets.diff(dim=1).abs() <= REACH + 1e-5).all()
+    assert (targets.diff(dim=1).abs() <= MAX_STEP + 1e-5).all()
     torch.testing.assert_close(plan.action[:2, 2, 0], torch.tensor([0.2, 0.2]), rtol=0, atol=0.02)
-    torch.testing.assert_close(plan.action[2, :, 0].diff(), torch.full((3,), REACH), rtol=0, atol=0.02)
+    torch.testing.assert_close(plan.action[2, :, 0].diff(), torch.full((3,), MAX_STEP), rtol=0, atol=0.02)
 
 
 def test_success_is_not_put_off():

@@ -34,8 +34,8 @@ class Search:
     """A search stops when its standard deviation has shrunk to this fraction of the first, in the mean over the plan;
     0 never stops it."""
     init_std: float | None = None
-    """Standard deviation of the first iteration, in units of the action. None: for joint targets, `STEP` from one step
-    to the next; else half of the action's range."""
+    """Standard deviation of the first iteration, in units of the action. None: for joint targets, `INIT_STEP_STD` from
+    one step to the next; else half of the action's range."""
     noise_correlation: float = 0.7
     """Correlation of the noise from one step to the next: jitter moves an arm nowhere."""
     std_momentum: float = 0.3
@@ -102,9 +102,9 @@ class MPPI(Search):
         return mean, (weight * (moves - mean[:, None]).square()).sum(1).sqrt()
 
 
-STEP = 0.06
+INIT_STEP_STD = 0.06
 """Radians that joint targets move by in a step, as a standard deviation, before anything is known."""
-REACH = 0.12
+MAX_STEP = 0.12
 """The most that a joint target may move by in a step, radians: beyond it servos throw things about."""
 
 
@@ -239,14 +239,14 @@ class Planner[S: Indexable]:
         """Standard deviation of the first iteration."""
         if self.search.init_std is not None:
             return torch.full_like(self._low, self.search.init_std)
-        return torch.full_like(self._low, STEP) if self._targets else (self._high - self._low) / 2
+        return torch.full_like(self._low, INIT_STEP_STD) if self._targets else (self._high - self._low) / 2
 
     def _actions(
         self, moves: Float[Tensor, "b *n t a"], origin: Float[Tensor, "b a"] | None
     ) -> Float[Tensor, "b *n t a"]:
         """Allowed actions: a joint target is where the joint is now and all moves up to then."""
         if origin is not None:
-            moves = _beside(origin, moves) + moves.clamp(-REACH, REACH).cumsum(-2)
+            moves = _beside(origin, moves) + moves.clamp(-MAX_STEP, MAX_STEP).cumsum(-2)
         return torch.clamp(moves, self._low, self._high)
 
     @staticmethod

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from worldlab.eval import pictures
-from worldlab.eval.branches import Episodes, Start
+from worldlab.eval.branches import BranchStart, Episodes
 from worldlab.eval.branching import camera_of
 from worldlab.eval.pooling import ByHorizon, Measure, Pooled, at_horizons, horizons
 from worldlab.eval.positions import Compared, Positions, headings, informative, metres, present, turned
@@ -63,7 +63,7 @@ def average(store: Episodes, episodes: Sequence[int], seed: int) -> Average:
 class Branches:
     """The same branches in truth and in a dream."""
 
-    starts: tuple[Start, ...]
+    starts: tuple[BranchStart, ...]
     truth: Trajectory
     """Leading axes (s, k, t); row t is the consequence of action t."""
     dream: Trajectory

@@ -10,7 +10,7 @@ from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone
 from worldlab.policies.backbone_config import LANGUAGE_FAMILIES
 from worldlab.policies.captioning import Captioning, CaptioningConfig
-from worldlab.policies.captions import Reader, prompts, replies
+from worldlab.policies.captions import SceneReader, prompts, replies
 from worldlab.policies.contrastive import Contrastive, ContrastiveConfig
 from worldlab.policies.inherit import Ancestor
 from worldlab.policies.stage import StageConfig
@@ -39,7 +39,7 @@ def create(
             labels.
     """
     make = Backbone.create if ancestor is None else ancestor.backbone
-    colours = Reader(spec, config.camera).colours
+    colours = SceneReader(spec, config.camera).colours
     # A later policy may read joint positions as numbers, so these are words too.
     notes = [*replies(colours), *note_examples(len(spec.state))]
     backbone = make(
