@@ -47,7 +47,7 @@ def test_it_acts_as_often_as_it_should_and_keeps_what_happened(run):
     assert [line["step"] for line in lines] == [1, 11]
     for line in lines:
         assert line["return"] == pytest.approx(float(store[line["episode"]].reward.sum()), rel=1e-5)
-    for episode in store:  # actions are held for two steps
+    for episode in store:  # actions are repeated for two steps
         action = episode.action[:-1]
         assert torch.equal(action[::2], action[1::2])
 
@@ -59,9 +59,9 @@ def test_success_stands_in_the_dreams_of_an_arm_alone():
 
 def test_actions_that_did_not_last_are_not_taken_for_such_that_did(run):
     store = datasets.EpisodeStore(run / online.STORE)
-    datasets.check_held(store, 2)
+    datasets.check_action_repeat(store, 2)
     with pytest.raises(UsageError, match="last 3 control steps, and those of"):
-        datasets.check_held(store, 3)
+        datasets.check_action_repeat(store, 3)
 
 
 def test_batch_i_is_of_the_episodes_due_by_then(run):

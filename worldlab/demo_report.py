@@ -140,7 +140,11 @@ def _policies(found: Findings) -> list[Section]:
     videos = tuple(
         Video(
             f"{_LABELS[name]}: “{episode.task}”, seed {episode.seed}",
-            encode(side_by_side({camera: image.numpy() for camera, image in t.obs.images.items()}, 192), 10, hold=1.0),
+            encode(
+                side_by_side({camera: image.numpy() for camera, image in t.obs.images.items()}, 192),
+                10,
+                last_frame_seconds=1.0,
+            ),
             "success" if episode.success else "failure",
         )
         for name, shots in found.footage.items()

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from worldlab import datasets, dynamics, envs
+from worldlab.action_repeat import ActionRepeat
 from worldlab.changes import Changes
 from worldlab.collection import FIRST_SEED
 from worldlab.creation import create_model
@@ -20,7 +21,6 @@ from worldlab.errors import UsageError
 from worldlab.policies.random_policy import RandomPolicy
 from worldlab.presets import OnlineConfig, TrainConfig, preset
 from worldlab.protocols import Environment, Policy
-from worldlab.repeats import Held
 from worldlab.rollout import rollout
 from worldlab.runs import Json, Run, provenance, to_json
 from worldlab.seeding import key
@@ -186,7 +186,7 @@ def _begin(recipe: TrainConfig, world: Environment, path: Path, about: dict[str,
             raise UsageError(f"'{path}' is what another run experienced, in {made}; choose another --out.")
     else:
         store = datasets.EpisodeStore.create(str(path), world.contract, about)
-    beginner = Held(RandomPolicy(world.contract, period=1), recipe.model.repeat)
+    beginner = ActionRepeat(RandomPolicy(world.contract, period=1), recipe.model.repeat)
     while len(store) < recipe.online.random:
         _episode(beginner, world, store, recipe.fit.seed)
     return store

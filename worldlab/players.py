@@ -10,10 +10,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from worldlab import datasets, dynamics
+from worldlab.action_repeat import ActionRepeat, action_repeat_of
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError, unknown
 from worldlab.protocols import Environment, Observable, Policy
-from worldlab.repeats import Held, steps_of
 from worldlab.runs import Run
 from worldlab.trajectory import Observation, Spec
 
@@ -76,11 +76,11 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
         dynamics.ToZone(model.spec) if "zone" in options else dynamics.mean_reward,
         env if isinstance(env, Observable) and env.contract.privileged else None,
     )
-    repeat = steps_of(model.spec, env.contract)
+    repeat = action_repeat_of(model.spec, env.contract)
     if repeat == 1:
         return planner
     replace(model.spec, fps=env.contract.fps).check(env.contract)
-    return Held(planner, repeat)
+    return ActionRepeat(planner, repeat)
 
 
 def _simulator(env: Environment) -> dynamics.Simulator:

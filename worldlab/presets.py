@@ -39,7 +39,7 @@ class WindowConfig:
     pad: bool = True
     """Whether a window may run past its episode's end (the rows beyond are not valid)."""
     stride: int = 1
-    """Control steps from one row of a window to the next, where actions are held for so long."""
+    """Control steps from one row of a window to the next, where actions are repeated for so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def _rssm(*, labels: bool = True) -> TrainConfig:
 
 
 def _dreamer(world: RSSMConfig) -> TrainConfig:
-    """For environments that others made. There an action is held for two control steps, as is usual."""
+    """For environments that others made. There an action is repeated for two control steps, as is usual."""
     return TrainConfig(
         model=DreamerConfig(world=world, repeat=2),
         windows=WindowConfig(length=16, batch=32, stride=2),

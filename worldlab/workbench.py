@@ -135,7 +135,7 @@ def train_recipe(
     # Whatever would be refused is, before there is a folder that the mended command would find occupied.
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
     config.fit.check()
-    datasets.check_held(store, config.windows.stride)
+    datasets.check_action_repeat(store, config.windows.stride)
     run = begun(out, about) if resume else create_run(out, about, device)
     fit(model, windows, config.fit, run, device=device, resume=resume, show=show)
     last = run.read_log()[-2:]

@@ -30,7 +30,7 @@ class DreamerConfig:
     behaviour: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """Actor and critic."""
     repeat: int = 1
-    """Control steps for which an action is held, which is one step of the model."""
+    """Control steps for which an action is repeated, which is one step of the model."""
 
 
 class Dreamer(nn.Module):

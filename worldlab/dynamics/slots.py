@@ -86,12 +86,12 @@ class Slots(nn.Module):
     ) -> tuple[Float[Tensor, "*b r"], Float[Tensor, "*b w"]]:
         """What a frame says, mixed with what was predicted of it if anything was, and w."""
         if predicted is None:
-            return read, self.hold(read)
+            return read, self.to_belief(read)
         known = self._known(self._world(None, predicted))
         news = (read - known) / self.unit
         gain = self.gain(torch.cat([look, news.detach().clamp(-5, 5)], -1)).float().sigmoid()
         mixed = known + gain[..., self.owner] * (read - known)
-        return mixed, self.hold(mixed)
+        return mixed, self.to_belief(mixed)
 
     def follow(self, look: Float[Tensor, "b t e"], states: Float[Tensor, "b t s"]) -> Sightings:
         """See one row after another."""
@@ -106,8 +106,8 @@ class Slots(nn.Module):
             held.append(slots)
         return Sightings(read, torch.stack(whole, 1), torch.stack(held, 1))
 
-    def hold(self, read: Float[Tensor, "*b r"]) -> Float[Tensor, "*b w"]:
-        """As it is believed: w."""
+    def to_belief(self, read: Float[Tensor, "*b r"]) -> Float[Tensor, "*b w"]:
+        """What is read, as it is believed: w."""
         place, code, *rest = read.detach().split(self._read_parts, -1)
         cosine, sine = code.unflatten(-1, (-1, 2)).unbind(-1)
         heading = torch.atan2(sine, cosine) / 4
