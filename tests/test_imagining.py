@@ -69,7 +69,7 @@ def test_branches_are_told_by_name_by_policy_and_by_file(lab, tmp_path):
 def test_a_policy_that_cannot_act_here_is_refused(lab, monkeypatch):
     policy = Ones()
     policy.spec = COUNT_SPEC
-    monkeypatch.setattr("worldlab.imagining.meet", lambda *_: policy)
+    monkeypatch.setattr("worldlab.imagining.load_policy", lambda *_: policy)
     with pytest.raises(UsageError, match="disagree on"):
         imagine(lab / "runs" / "push-model", lab / "data" / "push.zarr", branches=("runs/other",), device="cpu")
 
@@ -147,9 +147,9 @@ def test_what_was_experienced_while_learning_is_not_unseen(lab, tmp_path):
         run = Run.create(tmp_path / str(i), {**about, **told})
         if unseen is None:
             with pytest.raises(UsageError, match="trained on every episode"):
-                workbench.unseen(store, run)
+                workbench.held_out_episodes(store, run)
         else:
-            assert workbench.unseen(store, run) == unseen
+            assert workbench.held_out_episodes(store, run) == unseen
 
 
 def test_a_probe_is_never_fitted_on_what_it_is_judged_on(lab, tmp_path, monkeypatch):

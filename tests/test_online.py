@@ -112,7 +112,7 @@ def test_the_run_is_a_policy_and_a_world_model(run):
     assert isinstance(policy, dynamics.Dreamer)
     policy.spec.check(world.contract)
     assert isinstance(dynamics.load(run), dynamics.RSSM)
-    assert players.picture(str(run)) is None
+    assert players.image_size(str(run)) is None
 
 
 def test_it_is_held_against_the_behaviour_that_made_its_store(run, capsys):

@@ -14,7 +14,7 @@ from rich.console import Console
 from worldlab import datasets, dynamics, envs, lerobot_programs, workbench
 from worldlab import eval as evaluation
 from worldlab.changes import Changes
-from worldlab.collection import Recipe
+from worldlab.collection import CollectConfig
 from worldlab.demo_report import HOLD, HORIZON, Findings, Shot, write
 from worldlab.errors import UsageError
 from worldlab.eval.counterfactual import CounterfactualResult
@@ -63,7 +63,9 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
     phases = _Phases(found.seconds)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
         with phases.phase("Collect demonstrations of the expert"):
-            reach = workbench.collect(Recipe(env=REACH, noise=1.0, hold=HOLD), 2000, out / "reach.zarr", seed=seed)
+            reach = workbench.collect(
+                CollectConfig(env=REACH, noise=1.0, hold=HOLD), out / "reach.zarr", 2000, seed=seed
+            )
             found.demonstrations = dict(reach.values)
         with phases.phase("Train two policies side by side: flow matching and action tokens"):
             jobs = {name: pool.submit(_train, name, out, 4 * minutes, seed, device) for name in HEADS}
@@ -102,7 +104,7 @@ def _judge(
 ) -> tuple[evaluation.SuccessResult, list[Shot]]:
     """One row of the table of success rates, and episodes to show: at most two of either outcome."""
     world = envs.make(REACH, n=50, hold=HOLD)
-    policy = workbench.meet(str(out / name) if name in HEADS else name, world, device)
+    policy = workbench.load_policy(str(out / name) if name in HEADS else name, world, device)
     policy, judged = evaluation.controls(policy, world)[control] if control else (policy, world)
     shots: list[Shot] = []
 
@@ -134,7 +136,7 @@ def _evaluate(found: Findings, pool: ProcessPoolExecutor, out: Path, seed: int, 
 def _dream(out: Path, minutes: float, seed: int, device: Device) -> tuple[dict[str, Json], CounterfactualResult]:
     """Collect pushes, train a world model on them, and hold its counterfactuals against the simulator."""
     for noise in (0.5, 1.0, 1.5, 2.0):
-        workbench.collect(Recipe(env=PUSH, noise=noise, keep_failures=True), 96, out / "push.zarr", seed=seed)
+        workbench.collect(CollectConfig(env=PUSH, noise=noise, keep_failures=True), out / "push.zarr", 96, seed=seed)
     trained = workbench.train(
         "state-push",
         out / "push.zarr",
@@ -144,7 +146,7 @@ def _dream(out: Path, minutes: float, seed: int, device: Device) -> tuple[dict[s
         device=device,
     )
     store = datasets.EpisodeStore(out / "push.zarr")
-    unseen = workbench.unseen(store, Run.open(out / "world-model"))
+    unseen = workbench.held_out_episodes(store, Run.open(out / "world-model"))
     model = dynamics.load(out / "world-model", device=str(pick_device(device)))
     result = evaluation.counterfactual(model, store, envs.make(PUSH, n=32), episodes=unseen, seed=seed)
     return dict(trained.values), result

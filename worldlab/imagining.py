@@ -20,7 +20,7 @@ from worldlab.eval.success import Specified
 from worldlab.protocols import Environment, Policy
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import Device, pick_device
-from worldlab.workbench import Outcome, meet, unseen
+from worldlab.workbench import Outcome, held_out_episodes, load_policy
 
 PROBED = "Positions are read off the model's belief by a linear probe, fitted on {} moments of {}."
 
@@ -39,7 +39,7 @@ def imagine(
     """Counterfactuals against the simulator's own branches; see `worldlab imagine --help`."""
     model, run = dynamics.load(path, device=str(pick_device(device))), Run.open(path)
     recorded = datasets.EpisodeStore(data)
-    env, episodes, note = str(recorded.provenance.get("env")), unseen(recorded, run), ""
+    env, episodes, note = str(recorded.provenance.get("env")), held_out_episodes(recorded, run), ""
     stride = action_repeat_of(model.spec, recorded.spec)
     store = datasets.Strided(recorded, stride)
     model.spec.check(store.spec, ("world model", "store"))
@@ -93,7 +93,7 @@ def _other(name: str, world: Environment, stride: int, device: Device) -> Policy
         UsageError: there is neither, or the policy cannot act here.
     """
     if not name.endswith(".npy"):
-        policy = meet(name, world, device)
+        policy = load_policy(name, world, device)
         if isinstance(policy, Specified):
             replace(policy.spec, fps=world.contract.fps).check(world.contract)
         return ActionSubsample(policy, stride)

@@ -146,7 +146,7 @@ def train_recipe_online(
     # Killed while it still acted at random, it has experience but no run yet, and begins with what it has.
     resume = resume and ((out / "config.json").exists() or not (out / STORE).exists())
     if not resume:
-        Run.vacant(out, (STORE,))
+        Run.check_vacant(out, (STORE,))
     elif any(Run.open(out).config.get(part) != value for part, value in about.items()):
         raise UsageError(f"'{out}' was trained otherwise; resume it with the same options.")
     store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})

@@ -96,7 +96,7 @@ def _simulator(env: Environment) -> dynamics.Simulator:
     return dynamics.Simulator(env.spare(FUTURES))
 
 
-def run_of(name: str) -> tuple[Path, str]:
+def run_folder(name: str) -> tuple[Path, str]:
     """The folder that a policy is loaded from, and how it is used: ("runs/x", "plan.mppi") of "plan.mppi:runs/x"."""
     if name.startswith(RECORDED):
         store = Path(name.removeprefix(RECORDED))
@@ -109,11 +109,11 @@ def run_of(name: str) -> tuple[Path, str]:
     return (Path(run), kind) if planned else (Path(name.removeprefix(LEROBOT)), "")
 
 
-def picture(name: str) -> tuple[int, int] | None:
+def image_size(name: str) -> tuple[int, int] | None:
     """The (height, width) of the pictures that a policy looks at; None if at none, which is much cheaper."""
     if name.startswith(RECORDED):
         return None
-    run = run_of(name)[0]
+    run = run_folder(name)[0]
     if name.startswith(LEROBOT) or not (run / "config.json").is_file():
         return PICTURE
     described = Run.open(run).config
@@ -124,7 +124,7 @@ def picture(name: str) -> tuple[int, int] | None:
     return PICTURE if spec is None else next(iter(TypeAdapter(Spec).validate_python(spec).cameras.values()), None)
 
 
-def together(name: str, n: int, episodes: int) -> int:
+def num_envs_for(name: str, n: int, episodes: int) -> int:
     """How many of the episodes a policy can play at once, n at most: all waves of recorded ones must be full."""
     n = min(n, episodes)
     return next(k for k in range(n, 0, -1) if episodes % k == 0) if name.startswith(RECORDED) else n

@@ -148,7 +148,7 @@ def _dreamer_of_an_arm() -> TrainConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class TaskView:
     """How a task is looked at."""
 
     cameras: tuple[str, ...] | None
@@ -171,11 +171,11 @@ class Look:
 
 
 # Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
-LOOKS: dict[str, Look] = {
-    "reach": Look(cameras=("front",), execute=4, minutes=4.0),
-    "push": Look(cameras=("front",), execute=4, minutes=10.0, at=("first", "zone")),
-    "lift": Look(cameras=None, execute=2, minutes=10.0),
-    "stack": Look(cameras=None, execute=2, minutes=20.0, at=("first", "second")),
+TASK_VIEWS: dict[str, TaskView] = {
+    "reach": TaskView(cameras=("front",), execute=4, minutes=4.0),
+    "push": TaskView(cameras=("front",), execute=4, minutes=10.0, at=("first", "zone")),
+    "lift": TaskView(cameras=None, execute=2, minutes=10.0),
+    "stack": TaskView(cameras=None, execute=2, minutes=20.0, at=("first", "second")),
 }
 """Task -> how it is looked at."""
 
@@ -196,10 +196,10 @@ STAGES: dict[str, StageConfigs] = {
 """Name -> what comes before the actions, and what each leaves as it is."""
 
 
-def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
+def stage_recipe(model: StageConfigs, view: TaskView) -> TrainConfig:
     """A stage on the frames of a task."""
     return TrainConfig(
-        model=replace(model, cameras=look.cameras),
+        model=replace(model, cameras=view.cameras),
         windows=WindowConfig(length=1, batch=64),
         fit=FitConfig(minutes=2.0, learning_rate=1e-3, ema=0.99, precision="bf16"),
         hold_out=10,
@@ -207,11 +207,11 @@ def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
 
 
 def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
-    for task, look in LOOKS.items():
+    for task, view in TASK_VIEWS.items():
         for name, head in HEADS.items():
-            yield f"{name}-{task}", partial(policy_recipe, look.on(head), look.minutes)
+            yield f"{name}-{task}", partial(policy_recipe, view.on(head), view.minutes)
         for name, stage in STAGES.items():
-            yield f"{name}-{task}", partial(stage_recipe, stage, look)
+            yield f"{name}-{task}", partial(stage_recipe, stage, view)
         yield f"state-{task}", _state
         yield f"rssm-{task}", _rssm
         yield f"rssm-unlabelled-{task}", partial(_rssm, labels=False)

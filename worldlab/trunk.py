@@ -9,7 +9,7 @@ from worldlab.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from worldlab.policies.backbone_config import BackboneConfig, Part
-    from worldlab.policies.inherit import Ancestor
+    from worldlab.policies.inherit import InitRun
     from worldlab.presets import TrainConfig
 
 
@@ -48,21 +48,21 @@ class Trunk:
             raise UsageError(f"--lora is a rank, 0 for none; got {self.lora}.")
         if not isinstance(config.model, VLAConfig | StageConfig):
             raise UsageError("this preset's model has no vision-language trunk, so it cannot have another one.")
-        trunk, ancestor = self.instead_of(config.model.backbone), self.ancestor()
-        if ancestor is not None:
+        trunk, init_run = self.instead_of(config.model.backbone), self.init_run()
+        if init_run is not None:
             if any((self.fusion, self.backbone, self.vision, self.language)):
                 raise UsageError(
                     f"--init takes the trunk of '{self.init}' as it is; leave --fusion, --backbone, --vision and "
                     "--language out, or give them to the first stage."
                 )
-            trunk = ancestor.under(trunk)
+            trunk = init_run.under(trunk)
         return replace(config, model=replace(config.model, backbone=trunk))
 
-    def ancestor(self) -> "Ancestor | None":
+    def init_run(self) -> "InitRun | None":
         """The run to start from."""
-        from worldlab.policies.inherit import Ancestor
+        from worldlab.policies.inherit import InitRun
 
-        return None if self.init is None else Ancestor(self.init)
+        return None if self.init is None else InitRun(self.init)
 
     def instead_of(self, trunk: "BackboneConfig") -> "BackboneConfig":
         """That trunk with what differs."""

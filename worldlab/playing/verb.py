@@ -13,7 +13,7 @@ from worldlab.protocols import Environment
 from worldlab.runs import Run
 from worldlab.training import Device, pick_device
 from worldlab.trajectory import Spec
-from worldlab.workbench import Outcome, unseen
+from worldlab.workbench import Outcome, held_out_episodes
 
 
 def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0, device: Device = "auto") -> Outcome:
@@ -24,7 +24,7 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
     episodes: list[int] = []
     if store is not None:
         try:
-            episodes = unseen(store, run)
+            episodes = held_out_episodes(store, run)
         except UsageError:
             episodes = list(range(len(store)))
             notes.append("The recorded episodes are those that the model was trained on.")

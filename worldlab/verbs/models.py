@@ -58,9 +58,9 @@ class Train(Verb):
 
     @override
     def leave(self) -> None:
-        from worldlab.sharding import leave_the_others
+        from worldlab.sharding import exit_if_distributed
 
-        leave_the_others()
+        exit_if_distributed()
 
     def _from_a_store(self) -> "Outcome":
         from worldlab.workbench import train
