@@ -28,7 +28,7 @@ from worldlab.policies.chunks import check_execute, expert_columns, labels
 from worldlab.presets import HEADS, TASK_VIEWS, TaskView, TrainConfig, policy_recipe
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import CLOCKS, Clock, Device, pick_device
-from worldlab.trunk import Trunk
+from worldlab.trunk import BackboneOptions
 from worldlab.workbench import Outcome
 
 _HELD_OUT = 20
@@ -85,7 +85,7 @@ class Contest:
     def _recipe(self, head: str, view: TaskView, fusion: str) -> TrainConfig:
         config = policy_recipe(replace(view.on(HEADS[head]), chunk=self.chunk), 1.0)
         if fusion != "llava":
-            config = Trunk(fusion=fusion).under(config)
+            config = BackboneOptions(fusion=fusion).applied_to(config)
         return replace(config, hold_out=_HELD_OUT, fit=replace(config.fit, steps=self.steps, minutes=self.minutes))
 
 

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from worldlab import datasets, dynamics, envs, lerobot_programs, workbench
 from worldlab import eval as evaluation
-from worldlab.changes import Changes
+from worldlab.changes import BudgetOptions
 from worldlab.collection import CollectConfig
 from worldlab.demo_report import HOLD, HORIZON, Findings, Shot, write
 from worldlab.errors import UsageError
@@ -92,7 +92,7 @@ def _train(name: str, out: Path, minutes: float, seed: int, device: Device) -> d
                 f"{name}-reach",
                 out / "reach.zarr",
                 out / name,
-                changes=Changes(minutes=minutes),
+                changes=BudgetOptions(minutes=minutes),
                 seed=seed,
                 device=device,
             )
@@ -141,7 +141,7 @@ def _dream(out: Path, minutes: float, seed: int, device: Device) -> tuple[dict[s
         "state-push",
         out / "push.zarr",
         out / "world-model",
-        changes=Changes(minutes=minutes),
+        changes=BudgetOptions(minutes=minutes),
         seed=seed,
         device=device,
     )

@@ -14,7 +14,7 @@ import torch
 
 from worldlab import datasets, dynamics, envs
 from worldlab.action_repeat import ActionRepeat
-from worldlab.changes import Changes
+from worldlab.changes import BudgetOptions
 from worldlab.collection import FIRST_SEED
 from worldlab.creation import create_model
 from worldlab.errors import UsageError
@@ -108,7 +108,7 @@ def train_online(
     env: str,
     out: Path,
     *,
-    changes: Changes | None = None,
+    changes: BudgetOptions | None = None,
     resume: bool = False,
     seed: int = 0,
     device: Device = "auto",
@@ -117,7 +117,7 @@ def train_online(
     recipe = preset(name)
     if recipe.online is None:
         raise UsageError(f"'{name}' learns from a store; give --data instead of --env.")
-    recipe = (changes or Changes()).under(recipe, seed)
+    recipe = (changes or BudgetOptions()).applied_to(recipe, seed)
     return train_recipe_online(recipe, name, env, out, resume=resume, device=device)
 
 

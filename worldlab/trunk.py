@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trunk:
+class BackboneOptions:
     """What differs from the preset's trunk; None leaves it."""
 
     fusion: str | None = None
@@ -32,14 +32,14 @@ class Trunk:
     init: Path | None = None
     """A run to start from, of a stage or of a policy: its trunk, and every weight whose name and shape is wanted."""
 
-    def under(self, config: "TrainConfig") -> "TrainConfig":
+    def applied_to(self, config: "TrainConfig") -> "TrainConfig":
         """The recipe with this trunk.
 
         Raises:
             UsageError: there is no such fusion, part or rank, the checkpoint or the run cannot be read, the model has
                 no trunk, or two are asked for.
         """
-        if self == Trunk():
+        if self == BackboneOptions():
             return config
         from worldlab.policies.stage import StageConfig
         from worldlab.policies.vla import VLAConfig
@@ -55,7 +55,7 @@ class Trunk:
                     f"--init takes the trunk of '{self.init}' as it is; leave --fusion, --backbone, --vision and "
                     "--language out, or give them to the first stage."
                 )
-            trunk = init_run.under(trunk)
+            trunk = init_run.applied_to(trunk)
         return replace(config, model=replace(config.model, backbone=trunk))
 
     def init_run(self) -> "InitRun | None":

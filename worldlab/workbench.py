@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldlab import collection, datasets, envs, players
 from worldlab import eval as evaluation
-from worldlab.changes import Changes
-from worldlab.conditions import Conditions
+from worldlab.changes import BudgetOptions
+from worldlab.conditions import EvalConditions
 from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
@@ -26,7 +26,7 @@ from worldlab.resuming import open_for_resume
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
-from worldlab.trunk import Trunk, families
+from worldlab.trunk import BackboneOptions, families
 
 if TYPE_CHECKING:
     from worldlab.policies import ExecutionConfig
@@ -88,9 +88,9 @@ def train(
     data: str | Path,
     out: Path,
     *,
-    changes: Changes | None = None,
+    changes: BudgetOptions | None = None,
     resume: bool = False,
-    trunk: Trunk | None = None,
+    trunk: BackboneOptions | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
@@ -98,8 +98,8 @@ def train(
     from worldlab.presets import preset
 
     pick_device(device)
-    trunk = trunk or Trunk()
-    config = (changes or Changes()).under(trunk.under(preset(name)), seed)
+    trunk = trunk or BackboneOptions()
+    config = (changes or BudgetOptions()).applied_to(trunk.applied_to(preset(name)), seed)
     return train_recipe(config, name, data, out, resume=resume, device=device, init_run=trunk.init_run())
 
 
@@ -223,7 +223,7 @@ def evaluate(
     *,
     n: int = 50,
     controls: bool = True,
-    conditions: Conditions | None = None,
+    conditions: EvalConditions | None = None,
     execution: "ExecutionConfig | None" = None,
     seed: int = 0,
     device: Device = "auto",
@@ -231,7 +231,7 @@ def evaluate(
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
     _positive(episodes, n)
     env, size = envs.full_id(env), players.image_size(name)
-    conditions = conditions or Conditions()
+    conditions = conditions or EvalConditions()
     world = conditions.world(env, players.num_envs_for(name, n, episodes), size)
     policy = load_policy(name, world, device)
     way: list[str] = []
@@ -267,14 +267,14 @@ def compare(
     episodes: int = 100,
     *,
     n: int = 50,
-    conditions: Conditions | None = None,
+    conditions: EvalConditions | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
     """Two policies on the same seeds; see `worldlab compare --help`."""
     _positive(episodes, n)
     env = envs.full_id(env)
-    conditions = conditions or Conditions()
+    conditions = conditions or EvalConditions()
     worlds = [
         conditions.world(env, players.num_envs_for(name, n, episodes), players.image_size(name)) for name in (a, b)
     ]

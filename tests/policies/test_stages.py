@@ -39,7 +39,7 @@ def make_stage(name, init_run=None, seed=0):
     torch.manual_seed(seed)
     config = STAGES[name]
     if init_run is not None:
-        config = replace(config, backbone=init_run.under(config.backbone))
+        config = replace(config, backbone=init_run.applied_to(config.backbone))
     return stages.create(config, make_spec(), [*TASKS, *instructions()], init_run)
 
 
@@ -90,7 +90,7 @@ def test_the_next_stage_begins_where_the_last_one_ended(tmp_path):
         ended = {key: value.clone() for key, value in stage.state_dict().items()}
         init_run = InitRun(save(stage, tmp_path / name))
     config = HEADS["flow"]
-    config = replace(config, backbone=init_run.under(config.backbone))
+    config = replace(config, backbone=init_run.applied_to(config.backbone))
     policy = policies.create(config, make_spec(), make_statistics(), TASKS, init_run=init_run)
     report = init_run.load_into(policy)
     trunk = {key for key in ended if key.startswith("backbone.")}
@@ -106,7 +106,7 @@ def test_the_next_stage_begins_where_the_last_one_ended(tmp_path):
 def test_a_head_that_writes_into_the_vocabulary_leaves_the_words_where_they_were(head, tmp_path):
     stage = make_stage("align")
     init_run = InitRun(save(stage, tmp_path / "align"))
-    config = replace(HEADS[head], backbone=init_run.under(HEADS[head].backbone))
+    config = replace(HEADS[head], backbone=init_run.applied_to(HEADS[head].backbone))
     batch = make_batch(make_spec(), b=256)
     policy = policies.create(config, make_spec(), make_statistics(), TASKS, batch, init_run)
     report = init_run.load_into(policy)
@@ -119,7 +119,7 @@ def test_a_head_that_writes_into_the_vocabulary_leaves_the_words_where_they_were
 def test_adapters_go_beside_the_weights_of_the_run_before(tmp_path):
     stage = make_stage("align")
     init_run = InitRun(save(stage, tmp_path / "align"))
-    config = replace(HEADS["flow"], backbone=init_run.under(replace(TINY, lora=2)))
+    config = replace(HEADS["flow"], backbone=init_run.applied_to(replace(TINY, lora=2)))
     policy = policies.create(config, make_spec(), make_statistics(), TASKS, init_run=init_run)
     report = init_run.load_into(policy)
     assert all("lora_" in name for name in report.fresh if name.startswith("backbone."))
@@ -226,7 +226,7 @@ def test_what_cannot_be_gone_on_with_is_refused_in_one_sentence(tmp_path):
     lora = replace(HEADS["flow"], backbone=replace(TINY, lora=2))
     adapted = InitRun(save(make_policy(lora), tmp_path / "lora"))
     with pytest.raises(UsageError, match="--lora 2 would work"):
-        adapted.under(TINY)
+        adapted.applied_to(TINY)
 
 
 def test_a_checkpoint_that_writes_by_a_layer_of_its_own_is_not_taught_words(tmp_path):

@@ -56,7 +56,7 @@ class InitRun:
         assert isinstance(model, dict)
         self.config = TypeAdapter(BackboneConfig).validate_python(model["backbone"])
 
-    def under(self, recipe: BackboneConfig) -> BackboneConfig:
+    def applied_to(self, recipe: BackboneConfig) -> BackboneConfig:
         """The run's architecture; what learns is the recipe's to say.
 
         Raises:
