@@ -28,7 +28,7 @@ ENV, N, WAVES, ROUNDS = "worldlab/Reach-v0", 32, 16, 1
 
 def writing(size: int) -> dict[str, float]:
     """Its shares, at one size of pictures."""
-    from worldlab.collection import Recipe, Recorder
+    from worldlab.collection import CollectConfig, Recorder
     from worldlab.runs import provenance
 
     class Timed(Recorder):
@@ -47,7 +47,9 @@ def writing(size: int) -> dict[str, float]:
             self.waited_s += time.perf_counter() - begun
 
     with tempfile.TemporaryDirectory() as folder:
-        recorder = Timed(Recipe(env=ENV, noise=0.7, size=size, n=N), f"{folder}/x.zarr", provenance(0), threads=1)
+        recorder = Timed(
+            CollectConfig(env=ENV, noise=0.7, size=size, n=N), f"{folder}/x.zarr", provenance(0), threads=1
+        )
         recorder.record(0)
         recorder.wait()
         recorder.written_s = recorder.waited_s = 0.0

@@ -29,7 +29,7 @@ from worldlab.policies import VLA, BackboneConfig, FlowConfig, GroundingConfig
 from worldlab.policies.backbone import Backbone
 from worldlab.policies.compiled import compiled
 from worldlab.policies.flow_policy import FlowHead
-from worldlab.policies.fusion import Scene
+from worldlab.policies.fusion import CameraSetup
 from worldlab.policies.head import Interface
 from worldlab.policies.lean import lean
 from worldlab.policies.text import TextTokenizer
@@ -88,7 +88,7 @@ def ours(size: Size) -> VLA:
     )
     text = TextTokenizer.of_words([task(size)])
     normal = [0.5] * 3
-    backbone = Backbone(config.backbone, Tower(tower, normal, normal), language, text, Scene(cameras, "front"))
+    backbone = Backbone(config.backbone, Tower(tower, normal, normal), language, text, CameraSetup(cameras, "front"))
     interface = Interface((6,), False, size.chunk, 6, size.chunk // 2)
     return VLA(config, "flow", spec, Statistics(moments, moments), backbone, FlowHead(config, backbone, interface))
 

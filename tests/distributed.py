@@ -12,7 +12,7 @@ from torch.distributed.tensor import DTensor
 
 from worldlab.policies import GroundingConfig
 from worldlab.runs import Run
-from worldlab.sharding import leave_the_others
+from worldlab.sharding import exit_if_distributed
 from worldlab.training import Device, FitConfig, create_run, fit
 from worldlab.trajectory import Trajectory
 
@@ -77,4 +77,4 @@ def sharded(out: Path) -> None:
 if __name__ == "__main__":
     ways = {"ddp": lambda out: train(out, 2), "fsdp": sharded, "cuda": lambda out: train(out, 1, "cuda")}
     ways[sys.argv[2]](Path(sys.argv[1]))
-    leave_the_others()
+    exit_if_distributed()

@@ -10,7 +10,7 @@ import torch
 from episodes import assert_equal
 
 from worldlab import envs
-from worldlab.collection import Recipe, Recorder, collect
+from worldlab.collection import CollectConfig, Recorder, collect
 from worldlab.datasets import EpisodeStore
 from worldlab.datasets.files import LocalFiles
 from worldlab.errors import UsageError
@@ -19,7 +19,7 @@ from worldlab.trajectory import stack
 
 pytestmark = pytest.mark.slow
 
-RECIPE = Recipe(env="worldlab/Reach-v0", noise=0.7, size=16, n=2)
+RECIPE = CollectConfig(env="worldlab/Reach-v0", noise=0.7, size=16, n=2)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_episodes_with_other_privileged_columns_are_refused_before_they_are_coll
 
 def test_episodes_of_another_kind_are_refused(alone):
     with pytest.raises(UsageError, match="camera 'front'"):
-        collect(Recipe(env=RECIPE.env, size=32, n=2), alone.path, 1)
+        collect(CollectConfig(env=RECIPE.env, size=32, n=2), alone.path, 1)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")

@@ -90,10 +90,13 @@ def test_a_world_model_dreams_as_it_does_on_a_cpu(name):
     "config",
     [
         dynamics.StateModelConfig(width=32),
-        dynamics.RSSMConfig(size="tiny", carry=True, correct=True, dream=2, privileged=1.0, slots=True, drawing=0.1),
-        dynamics.RSSMConfig(size="tiny", sees="images", dream=2),
+        dynamics.RSSMConfig(
+            size="tiny", carry_state=True, correct=True, overshooting=2, privileged=1.0, slots=True, image_weight=0.1
+        ),
+        dynamics.RSSMConfig(size="tiny", sees="images", overshooting=2),
         dynamics.DreamerConfig(
-            world=dynamics.RSSMConfig(size="tiny", carry=True), behaviour=ActorCriticConfig(units=16, depth=1, starts=6)
+            world=dynamics.RSSMConfig(size="tiny", carry_state=True),
+            behaviour=ActorCriticConfig(units=16, depth=1, starts=6),
         ),
     ],
     ids=["state", "rssm", "rssm-images", "dreamer"],

@@ -119,7 +119,7 @@ def test_the_check_runs_at_the_pace_of_the_policy(tmp_path, monkeypatch, fps):
     with pytest.raises(KeyboardInterrupt):
         hardware_check.check_directory(out, "worldlab/Reach-v0", episodes=1)
     assert seen == [fps, {(16, 16)}]
-    assert players.picture(f"lerobot:{out}") == (16, 16)
+    assert players.image_size(f"lerobot:{out}") == (16, 16)
 
 
 def test_a_policy_of_recordings_is_checked_in_a_scene_that_is_named(tmp_path):

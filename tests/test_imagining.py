@@ -69,7 +69,7 @@ def test_branches_are_told_by_name_by_policy_and_by_file(lab, tmp_path):
 def test_a_policy_that_cannot_act_here_is_refused(lab, monkeypatch):
     policy = Ones()
     policy.spec = COUNT_SPEC
-    monkeypatch.setattr("worldlab.imagining.meet", lambda *_: policy)
+    monkeypatch.setattr("worldlab.imagining.load_policy", lambda *_: policy)
     with pytest.raises(UsageError, match="disagree on"):
         imagine(lab / "runs" / "push-model", lab / "data" / "push.zarr", branches=("runs/other",), device="cpu")
 
@@ -115,7 +115,7 @@ def test_a_dreamer_is_held_against_the_control_suite(tmp_path):
         policy = RandomPolicy(world.contract, period=6)
         s.append(rollout(policy, world, seed=0, max_steps=60), range(2))
         statistics = datasets.statistics(s)
-    small = dynamics.RSSMConfig(size="tiny", sees="state", carry=True)
+    small = dynamics.RSSMConfig(size="tiny", sees="state", carry_state=True)
     torch.manual_seed(0)
     model = dynamics.create(dynamics.DreamerConfig(world=small, repeat=2), world.contract, statistics)
     Run.create(tmp_path / "run", model.describe()).save(model.state_dict())
@@ -153,9 +153,9 @@ def test_what_was_experienced_while_learning_is_not_unseen(lab, tmp_path):
         run = Run.create(tmp_path / str(i), {**about, **told})
         if unseen is None:
             with pytest.raises(UsageError, match="trained on every episode"):
-                workbench.unseen(store, run)
+                workbench.held_out_episodes(store, run)
         else:
-            assert workbench.unseen(store, run) == unseen
+            assert workbench.held_out_episodes(store, run) == unseen
 
 
 def test_a_probe_is_never_fitted_on_what_it_is_judged_on(lab, tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ from worldlab.training import FitConfig
 ENV = "Pendulum-v1"  # 200 steps an episode
 RECIPE = TrainConfig(
     model=dynamics.DreamerConfig(
-        world=dynamics.RSSMConfig(size="tiny", sees="state", carry=True),
+        world=dynamics.RSSMConfig(size="tiny", sees="state", carry_state=True),
         behaviour=ActorCriticConfig(units=8, depth=1, horizon=3, starts=8),
         repeat=2,
     ),
@@ -33,7 +33,7 @@ STEPS = 400 // 20  # control steps that are not random, over 4 * 5 * 2 / 2 of th
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     path = tmp_path_factory.mktemp("online") / "run"
-    outcome = online.train_recipe(RECIPE, "dreamer-proprio", ENV, path, device="cpu", show=False)
+    outcome = online.train_recipe_online(RECIPE, "dreamer-proprio", ENV, path, device="cpu", show=False)
     assert outcome.values["steps"] == STEPS
     return path
 
@@ -47,21 +47,21 @@ def test_it_acts_as_often_as_it_should_and_keeps_what_happened(run):
     assert [line["step"] for line in lines] == [1, 11]
     for line in lines:
         assert line["return"] == pytest.approx(float(store[line["episode"]].reward.sum()), rel=1e-5)
-    for episode in store:  # actions are held for two steps
+    for episode in store:  # actions are repeated for two steps
         action = episode.action[:-1]
         assert torch.equal(action[::2], action[1::2])
 
 
 def test_success_stands_in_the_dreams_of_an_arm_alone():
-    assert preset("dreamer-reach").model.behaviour.standing
-    assert not preset("dreamer-proprio").model.behaviour.standing
+    assert preset("dreamer-reach").model.behaviour.absorbing_success
+    assert not preset("dreamer-proprio").model.behaviour.absorbing_success
 
 
 def test_actions_that_did_not_last_are_not_taken_for_such_that_did(run):
     store = datasets.EpisodeStore(run / online.STORE)
-    datasets.check_held(store, 2)
+    datasets.check_action_repeat(store, 2)
     with pytest.raises(UsageError, match="last 3 control steps, and those of"):
-        datasets.check_held(store, 3)
+        datasets.check_action_repeat(store, 3)
 
 
 def test_batch_i_is_of_the_episodes_due_by_then(run):
@@ -93,14 +93,14 @@ def test_killed_and_resumed_ends_with_the_same_bits(run, tmp_path, monkeypatch):
 
     monkeypatch.setattr(online.Replay, "__getitem__", until)
     with pytest.raises(KeyboardInterrupt):
-        online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
+        online.train_recipe_online(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
     monkeypatch.undo()
     with pytest.raises(UsageError, match="not empty"):
-        online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
+        online.train_recipe_online(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
     other = replace(RECIPE, online=replace(RECIPE.online, ratio=4.0))
     with pytest.raises(UsageError, match="another recipe"):
-        online.train_recipe(other, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
-    online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
+        online.train_recipe_online(other, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
+    online.train_recipe_online(RECIPE, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
     one, two = (load_file(path / "model.safetensors") for path in (run, killed))
     for name, tensor in one.items():
         assert torch.equal(tensor, two[name]), name
@@ -112,7 +112,7 @@ def test_the_run_is_a_policy_and_a_world_model(run):
     assert isinstance(policy, dynamics.Dreamer)
     policy.spec.check(world.contract)
     assert isinstance(dynamics.load(run), dynamics.RSSM)
-    assert players.picture(str(run)) is None
+    assert players.image_size(str(run)) is None
 
 
 def test_it_is_held_against_the_behaviour_that_made_its_store(run, capsys):
@@ -126,7 +126,7 @@ def test_it_is_held_against_the_behaviour_that_made_its_store(run, capsys):
 
 def test_a_budget_of_minutes_does_not_end_it(tmp_path):
     hurried = replace(RECIPE, fit=replace(RECIPE.fit, minutes=0.001))
-    outcome = online.train_recipe(hurried, "dreamer-proprio", ENV, tmp_path / "run", device="cpu", show=False)
+    outcome = online.train_recipe_online(hurried, "dreamer-proprio", ENV, tmp_path / "run", device="cpu", show=False)
     assert Run.open(tmp_path / "run").read_log()[-1]["step"] == outcome.values["steps"] == STEPS
 
 
@@ -140,13 +140,13 @@ def test_it_goes_on_where_it_was_killed_acting_at_random(run, tmp_path, monkeypa
 
     monkeypatch.setattr(online, "_episode", once)
     with pytest.raises(KeyboardInterrupt):
-        online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
+        online.train_recipe_online(RECIPE, "dreamer-proprio", ENV, killed, device="cpu", show=False)
     monkeypatch.undo()
     other = replace(RECIPE, fit=replace(RECIPE.fit, seed=4))
     for recipe, env in ((other, ENV), (RECIPE, "MountainCarContinuous-v0")):
         with pytest.raises(UsageError, match="another run experienced"):
-            online.train_recipe(recipe, "dreamer-proprio", env, killed, device="cpu", show=False)
-    online.train_recipe(RECIPE, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
+            online.train_recipe_online(recipe, "dreamer-proprio", env, killed, device="cpu", show=False)
+    online.train_recipe_online(RECIPE, "dreamer-proprio", ENV, killed, resume=True, device="cpu", show=False)
     one, two = (load_file(path / "model.safetensors") for path in (run, killed))
     assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
@@ -159,7 +159,7 @@ def test_what_cannot_be_is_said(tmp_path, capsys, monkeypatch):
     assert "--env takes" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, "--steps", "5", *out)
     short = replace(RECIPE, online=replace(RECIPE.online, env_steps=400))
     with pytest.raises(UsageError, match="must be more, not 400"):
-        online.train_recipe(short, "dreamer-proprio", ENV, tmp_path / "b", device="cpu", show=False)
+        online.train_recipe_online(short, "dreamer-proprio", ENV, tmp_path / "b", device="cpu", show=False)
     assert [file.name for file in (tmp_path / "b").iterdir()] == [online.STORE]  # with more steps it goes on from there
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "in one process" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, *out)

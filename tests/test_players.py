@@ -58,17 +58,17 @@ def test_what_cannot_be_planned_is_refused(run):
 
 
 def test_results_are_kept_with_the_run():
-    assert players.run_of("plan.mppi:runs/x") == (Path("runs/x"), "plan.mppi")
-    assert players.run_of("lerobot:out") == (Path("out"), "")
-    assert players.run_of("runs/x") == (Path("runs/x"), "")
+    assert players.run_folder("plan.mppi:runs/x") == (Path("runs/x"), "plan.mppi")
+    assert players.run_folder("lerobot:out") == (Path("out"), "")
+    assert players.run_folder("runs/x") == (Path("runs/x"), "")
 
 
 def test_who_looks_at_nothing_is_drawn_nothing(tmp_path):
     policy = make_policy(STATE_ONLY)
     run = Run.create(tmp_path / "blind", policy.describe())
-    assert players.picture(str(run.path)) is None
+    assert players.image_size(str(run.path)) is None
     run = Run.create(tmp_path / "seeing", make_policy(HEADS["flow"]).describe())
-    assert players.picture(str(run.path)) == (32, 32)
+    assert players.image_size(str(run.path)) == (32, 32)
 
 
 def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
@@ -79,9 +79,9 @@ def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
     again = rollout(players.load(name, CountEnv(2)), CountEnv(2), seed=21, max_steps=5)
     assert torch.equal(again.action, wave.action[1:3])
     assert torch.equal(again.reward, wave.reward[1:3])
-    assert players.picture(name) is None
-    assert players.run_of(name) == (tmp_path, "recorded.x")
-    assert (players.together(name, 3, 4), players.together("random", 3, 4)) == (2, 3)  # all waves are full
+    assert players.image_size(name) is None
+    assert players.run_folder(name) == (tmp_path, "recorded.x")
+    assert (players.num_envs_for(name, 3, 4), players.num_envs_for("random", 3, 4)) == (2, 3)  # all waves are full
     recorded = players.load(name, CountEnv(2))
     recorded.reset([22, 23])  # once all is done the last action is held
     seen = observation(CountEnv(2).reset(seed=22)[0], ("", ""))
@@ -93,7 +93,7 @@ def test_what_was_recorded_is_done_again_from_the_same_starts(tmp_path):
 
 def test_a_model_of_two_control_steps_plans_every_second(tmp_path):
     env = envs.make("dm_control/pendulum-swingup-v0", n=2, size=None)
-    small = dynamics.RSSMConfig(size="tiny", sees="state", carry=True)
+    small = dynamics.RSSMConfig(size="tiny", sees="state", carry_state=True)
     data = rollout(RandomPolicy(env.contract), env, seed=0, max_steps=3)
     known = statistics(replace(data, privileged=torch.zeros(2, 4, 1)))
     model = dynamics.create(dynamics.DreamerConfig(world=small, repeat=2), env.contract, known)

@@ -25,10 +25,10 @@ from worldlab.eval.open_loop import action_error, median_latency_ms
 from worldlab.eval.rates import over_training_seeds, share
 from worldlab.policies.backbone_config import FUSIONS
 from worldlab.policies.chunks import check_execute, expert_columns, labels
-from worldlab.presets import HEADS, LOOKS, Look, TrainConfig, policy_recipe
+from worldlab.presets import HEADS, TASK_VIEWS, TaskView, TrainConfig, policy_recipe
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import CLOCKS, Clock, Device, pick_device
-from worldlab.trunk import Trunk
+from worldlab.trunk import BackboneOptions
 from worldlab.workbench import Outcome
 
 _HELD_OUT = 20
@@ -60,32 +60,32 @@ class Contest:
 
     def recipes(self) -> Iterator[tuple[str, TrainConfig]]:
         """Every contender by its name, HEAD or flow@FUSION."""
-        look = self.look
+        view = self.view
         for head in self.heads:
             if head not in HEADS:
                 raise unknown("head", head, HEADS)
-            yield head, self._recipe(head, look, "llava")
+            yield head, self._recipe(head, view, "llava")
         for fusion in self.fusions:
             if fusion not in FUSIONS:
                 raise unknown("fusion", fusion, FUSIONS)
             if fusion != "llava" or "flow" not in self.heads:
-                yield f"flow@{fusion}", self._recipe("flow", look, fusion)
+                yield f"flow@{fusion}", self._recipe("flow", view, fusion)
 
     @property
-    def look(self) -> Look:
+    def view(self) -> TaskView:
         """How the task is looked at.
 
         Raises:
             UsageError: there is no such task.
         """
-        if self.task not in LOOKS:
-            raise unknown("task", self.task, LOOKS)
-        return LOOKS[self.task]
+        if self.task not in TASK_VIEWS:
+            raise unknown("task", self.task, TASK_VIEWS)
+        return TASK_VIEWS[self.task]
 
-    def _recipe(self, head: str, look: Look, fusion: str) -> TrainConfig:
-        config = policy_recipe(replace(look.on(HEADS[head]), chunk=self.chunk), 1.0)
+    def _recipe(self, head: str, view: TaskView, fusion: str) -> TrainConfig:
+        config = policy_recipe(replace(view.on(HEADS[head]), chunk=self.chunk), 1.0)
         if fusion != "llava":
-            config = Trunk(fusion=fusion).under(config)
+            config = BackboneOptions(fusion=fusion).applied_to(config)
         return replace(config, hold_out=_HELD_OUT, fit=replace(config.fit, steps=self.steps, minutes=self.minutes))
 
 
@@ -108,7 +108,7 @@ class Entry:
     """Held-out windows that `action_error` and its interval are over."""
     successes: int
     n: int
-    smoothness: float | None
+    roughness: float | None
     """See `worldlab.eval.Episode`."""
     latency_ms: float
     """Of one plan for one observation, median; CPU time on a CPU."""
@@ -221,7 +221,7 @@ def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes
     store = datasets.EpisodeStore(contest.data)
     size = next(iter(store.spec.cameras.values()), None)
     world = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes), size=size)
-    policy = workbench.meet(str(path), world, device)
+    policy = workbench.load_policy(str(path), world, device)
     assert isinstance(policy, policies.VLA | policies.StateOnlyPolicy | policies.LeRobotBaseline)
     held = config.split(len(store))[1]
     windows = datasets.Windows(store, length=contest.chunk, batch=_WINDOWS, observed=1, episodes=held)[0]
@@ -243,7 +243,7 @@ def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes
         windows=error.n,
         successes=result.successes,
         n=result.n,
-        smoothness=result.smoothness,
+        roughness=result.roughness,
         latency_ms=latency,
         tokens=written["tokens"] / chunks if chunks else None,
         invalid=written["invalid"] / chunks if chunks else None,
@@ -270,7 +270,7 @@ _COLUMNS = (
     "ms a chunk",
     "tokens a chunk",
     "invalid",
-    "smoothness, mrad",
+    "roughness, mrad",
     "parameters",
     "samples",
     "minutes",
@@ -298,7 +298,7 @@ def _row(name: str, entries: Sequence[Entry]) -> str:
         over_seeds([e.latency_ms for e in entries], "{:.1f}"),
         over_seeds([e.tokens for e in entries], "{:.1f}"),
         over_seeds([e.invalid for e in entries], "{:.1%}"),
-        over_seeds([None if e.smoothness is None else 1000 * e.smoothness for e in entries], "{:.1f}"),
+        over_seeds([None if e.roughness is None else 1000 * e.roughness for e in entries], "{:.1f}"),
         f"{entries[0].parameters:,}",
         over_seeds([float(e.samples) for e in entries], "{:,.0f}"),
         over_seeds([e.minutes for e in entries], "{:.1f}"),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Changes:
+class BudgetOptions:
     """What differs from the preset; None leaves it."""
 
     steps: int | None = None
@@ -36,7 +36,7 @@ class Changes:
         """Whether something is asked for that only learning from a store has."""
         return self.steps is not None or self.minutes is not None
 
-    def under(self, config: "TrainConfig", seed: int) -> "TrainConfig":
+    def applied_to(self, config: "TrainConfig", seed: int) -> "TrainConfig":
         """The recipe with this budget and this seed.
 
         Raises:

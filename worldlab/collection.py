@@ -38,7 +38,7 @@ _HOPELESS = 20
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recipe:
+class CollectConfig:
     """What to record."""
 
     env: str
@@ -76,7 +76,7 @@ class Recipe:
 class Recorder:
     """Rolls out waves into a part; each is written while the next is rolled out, so that nobody waits for the disk."""
 
-    def __init__(self, recipe: Recipe, part: str, about: dict[str, Json], threads: int) -> None:
+    def __init__(self, recipe: CollectConfig, part: str, about: dict[str, Json], threads: int) -> None:
         self._recipe = recipe
         self._world = recipe.world(recipe.n, threads)
         self._actor = recipe.actor(self._world)
@@ -115,7 +115,7 @@ class Recorder:
 
 
 def collect(
-    recipe: Recipe,
+    recipe: CollectConfig,
     out: str,
     episodes: int,
     seed: int = 0,
@@ -232,7 +232,9 @@ def _merge(store: datasets.EpisodeStore, most: int | None = None) -> None:
     store.close()
 
 
-def _waves(recipe: Recipe, path: str, about: dict[str, Json], seeds: Iterator[int], shared_by: int) -> Generator[int]:
+def _waves(
+    recipe: CollectConfig, path: str, about: dict[str, Json], seeds: Iterator[int], shared_by: int
+) -> Generator[int]:
     """Record waves into parts without end: how many episodes of each were worth keeping, in the order of the seeds."""
     if shared_by == 1:
         with closing(Recorder(recipe, _part(path, 0), about, threads=0)) as recorder:
@@ -255,7 +257,7 @@ def _waves(recipe: Recipe, path: str, about: dict[str, Json], seeds: Iterator[in
         pool.shutdown(cancel_futures=True)
 
 
-def _begin(recipe: Recipe, parts: "SimpleQueue[str]", about: dict[str, Json]) -> None:
+def _begin(recipe: CollectConfig, parts: "SimpleQueue[str]", about: dict[str, Json]) -> None:
     """Set up a process of the pool."""
     torch.set_num_threads(1)
     recorder = Recorder(recipe, parts.get(), about, threads=1)

@@ -21,7 +21,7 @@ def compile_parts(parts: Iterable[tuple[nn.Module, str]], device: torch.device) 
 
 
 @contextmanager
-def in_one_sentence(otherwise: str) -> Generator[None]:
+def compile_errors_as_usage(otherwise: str) -> Generator[None]:
     """What PyTorch cannot compile ends in a sentence.
 
     Args:

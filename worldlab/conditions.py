@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditions:
+class EvalConditions:
     """How the world and its verdict differ from those of training."""
 
     variation: tuple[str, ...] = ()

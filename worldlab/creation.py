@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from worldlab.policies import Trained
     from worldlab.policies.captioning import Captioning
     from worldlab.policies.contrastive import Contrastive
-    from worldlab.policies.inherit import Ancestor
+    from worldlab.policies.inherit import InitRun
     from worldlab.presets import TrainConfig
 
 _EXAMPLES = 4096
@@ -22,16 +22,16 @@ _EXAMPLES = 4096
 
 
 def create_model(
-    config: "TrainConfig", store: datasets.EpisodeStore, seed: int, ancestor: "Ancestor | None" = None
+    config: "TrainConfig", store: datasets.EpisodeStore, seed: int, init_run: "InitRun | None" = None
 ) -> "Trained | Contrastive | Captioning | dynamics.StateModel | dynamics.RSSM | dynamics.Dreamer":
-    """An untrained model for the recipe and the data, its trunk built as an ancestor's if there is one."""
+    """An untrained model for the recipe and the data, its trunk built as an earlier run's if there is one."""
     from worldlab import policies
     from worldlab.policies import stages
     from worldlab.policies.stage import StageConfig
 
     torch.manual_seed(key(seed))
     if isinstance(config.model, StageConfig):
-        return stages.create(config.model, store.spec, [*store.tasks, *instructions()], ancestor)
+        return stages.create(config.model, store.spec, [*store.tasks, *instructions()], init_run)
     statistics = datasets.statistics(store)
     if isinstance(config.model, dynamics.StateModelConfig | dynamics.RSSMConfig | dynamics.DreamerConfig):
         return dynamics.create(config.model, store.spec, statistics)
@@ -42,7 +42,7 @@ def create_model(
         # Words are of actions alone: the pictures of so many windows would not fit into memory.
         parts = (chunks[i] for i in range(_EXAMPLES // chunks.batch))
         examples = concatenate([replace(part, obs=replace(part.obs, images={})) for part in parts])
-    return policies.create(config.model, store.spec, statistics, store.tasks, examples, ancestor)
+    return policies.create(config.model, store.spec, statistics, store.tasks, examples, init_run)
 
 
 def instructions() -> list[str]:

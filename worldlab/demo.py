@@ -13,8 +13,8 @@ from rich.console import Console
 
 from worldlab import datasets, dynamics, envs, lerobot_programs, workbench
 from worldlab import eval as evaluation
-from worldlab.changes import Changes
-from worldlab.collection import Recipe
+from worldlab.changes import BudgetOptions
+from worldlab.collection import CollectConfig
 from worldlab.demo_report import HOLD, HORIZON, Findings, Shot, write
 from worldlab.errors import UsageError
 from worldlab.eval.counterfactual import CounterfactualResult
@@ -30,7 +30,7 @@ EPISODES = 100
 """Of every success rate."""
 
 
-class _Stages:
+class _Phases:
     """Says what is going on, and how long it took."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
@@ -38,7 +38,7 @@ class _Stages:
         self.console = Console(stderr=True)
 
     @contextmanager
-    def stage(self, title: str) -> Generator[None]:
+    def phase(self, title: str) -> Generator[None]:
         self.console.rule(f"[bold]{len(self.seconds) + 1}. {title}")
         start = time.monotonic()
         yield
@@ -60,25 +60,27 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
         raise UsageError(f"--minutes must be above zero; got {minutes}.")
     Run.create(out, {"kind": "demo", "minutes": minutes, "provenance": provenance(seed)})
     found = Findings(provenance(seed))
-    stages = _Stages(found.seconds)
+    phases = _Phases(found.seconds)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        with stages.stage("Collect demonstrations of the expert"):
-            reach = workbench.collect(Recipe(env=REACH, noise=1.0, hold=HOLD), 2000, out / "reach.zarr", seed=seed)
+        with phases.phase("Collect demonstrations of the expert"):
+            reach = workbench.collect(
+                CollectConfig(env=REACH, noise=1.0, hold=HOLD), out / "reach.zarr", 2000, seed=seed
+            )
             found.demonstrations = dict(reach.values)
-        with stages.stage("Train two policies side by side: flow matching and action tokens"):
+        with phases.phase("Train two policies side by side: flow matching and action tokens"):
             jobs = {name: pool.submit(_train, name, out, 4 * minutes, seed, device) for name in HEADS}
             found.training = {name: job.result() for name, job in jobs.items()}
-        with stages.stage("Evaluate them and their controls on the same unseen seeds"):
+        with phases.phase("Evaluate them and their controls on the same unseen seeds"):
             _evaluate(found, pool, out, seed, device)
-        with stages.stage("Train a world model, imagine counterfactuals, and run LeRobot's programs"):
+        with phases.phase("Train a world model, imagine counterfactuals, and run LeRobot's programs"):
             dream = pool.submit(_dream, out, 3 * minutes, seed, device)
             export = pool.submit(lerobot_programs.check, out / "flow", out / "reach.zarr", out / "lerobot", REACH, seed)
             found.lerobot = export.result()
             found.training["world model"], found.counterfactual = dream.result()
-    with stages.stage("Write the report"):
+    with phases.phase("Write the report"):
         write(found, out / "report.html")
         write_atomically(out / "results.json", json.dumps(found.to_json(), indent=1))
-    return _summary(found, out, stages.console)
+    return _summary(found, out, phases.console)
 
 
 def _train(name: str, out: Path, minutes: float, seed: int, device: Device) -> dict[str, Json]:
@@ -90,7 +92,7 @@ def _train(name: str, out: Path, minutes: float, seed: int, device: Device) -> d
                 f"{name}-reach",
                 out / "reach.zarr",
                 out / name,
-                changes=Changes(minutes=minutes),
+                changes=BudgetOptions(minutes=minutes),
                 seed=seed,
                 device=device,
             )
@@ -102,7 +104,7 @@ def _judge(
 ) -> tuple[evaluation.SuccessResult, list[Shot]]:
     """One row of the table of success rates, and episodes to show: at most two of either outcome."""
     world = envs.make(REACH, n=50, hold=HOLD)
-    policy = workbench.meet(str(out / name) if name in HEADS else name, world, device)
+    policy = workbench.load_policy(str(out / name) if name in HEADS else name, world, device)
     policy, judged = evaluation.controls(policy, world)[control] if control else (policy, world)
     shots: list[Shot] = []
 
@@ -134,17 +136,17 @@ def _evaluate(found: Findings, pool: ProcessPoolExecutor, out: Path, seed: int, 
 def _dream(out: Path, minutes: float, seed: int, device: Device) -> tuple[dict[str, Json], CounterfactualResult]:
     """Collect pushes, train a world model on them, and hold its counterfactuals against the simulator."""
     for noise in (0.5, 1.0, 1.5, 2.0):
-        workbench.collect(Recipe(env=PUSH, noise=noise, keep_failures=True), 96, out / "push.zarr", seed=seed)
+        workbench.collect(CollectConfig(env=PUSH, noise=noise, keep_failures=True), out / "push.zarr", 96, seed=seed)
     trained = workbench.train(
         "state-push",
         out / "push.zarr",
         out / "world-model",
-        changes=Changes(minutes=minutes),
+        changes=BudgetOptions(minutes=minutes),
         seed=seed,
         device=device,
     )
     store = datasets.EpisodeStore(out / "push.zarr")
-    unseen = workbench.unseen(store, Run.open(out / "world-model"))
+    unseen = workbench.held_out_episodes(store, Run.open(out / "world-model"))
     model = dynamics.load(out / "world-model", device=str(pick_device(device)))
     result = evaluation.counterfactual(model, store, envs.make(PUSH, n=32), episodes=unseen, seed=seed)
     return dict(trained.values), result

@@ -9,7 +9,7 @@ from worldlab.eval.counterfactual import CounterfactualResult
 from worldlab.eval.rates import share
 from worldlab.eval.report import Bar, Fact, Note, Section, SuccessBars, Table, Title, Video, VideoStrip
 from worldlab.eval.video import encode, side_by_side
-from worldlab.lerobot_programs import Check
+from worldlab.lerobot_programs import LeRobotCheck
 from worldlab.runs import Json
 from worldlab.trajectory import Trajectory
 
@@ -32,7 +32,7 @@ class Findings:
     comparison: evaluation.Comparison | None = None
     training: dict[str, dict[str, Json]] = field(default_factory=dict)
     counterfactual: CounterfactualResult | None = None
-    lerobot: Check | None = None
+    lerobot: LeRobotCheck | None = None
 
     def to_json(self) -> dict[str, Json]:
         """All numbers."""
@@ -66,7 +66,7 @@ with the wrong instruction it is told another cube's colour and judged by the ri
 and listens."""
 
 _BUDGET = """\
-Both policies had the same data, backbone and minutes. Seconds: median time until success had held. Jerkiness: mean
+Both policies had the same data, backbone and minutes. Seconds: median time until success had held. Roughness: mean
 absolute second difference of the joint targets, rad. Ms: wall time of a chunk for all episodes at once, divided by
 their number; one robot waits longer (worldlab bakeoff measures that). Steps: of training, 32 observations each.
 Training used a grounding loss whose labels (the pixel of the named cube) only a simulator has; acting uses images,
@@ -140,7 +140,11 @@ def _policies(found: Findings) -> list[Section]:
     videos = tuple(
         Video(
             f"{_LABELS[name]}: “{episode.task}”, seed {episode.seed}",
-            encode(side_by_side({camera: image.numpy() for camera, image in t.obs.images.items()}, 192), 10, hold=1.0),
+            encode(
+                side_by_side({camera: image.numpy() for camera, image in t.obs.images.items()}, 192),
+                10,
+                last_frame_seconds=1.0,
+            ),
             "success" if episode.success else "failure",
         )
         for name, shots in found.footage.items()
@@ -159,7 +163,7 @@ def _details(found: Findings) -> Table:
             f"{result.successes}/{result.n}",
             f"{result.interval[0]:.2f}–{result.interval[1]:.2f}",
             result.median_time_to_success,
-            result.smoothness,
+            result.roughness,
             result.latency_ms / result.num_envs if name in ("flow", "tokens") else None,
             str(found.training[name]["step"]) if name in found.training else None,
         )
@@ -170,7 +174,7 @@ def _details(found: Findings) -> Table:
         "successes",
         "95 % interval",
         "seconds",
-        "jerkiness",
+        "roughness",
         "ms",
         "steps",
     )

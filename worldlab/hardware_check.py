@@ -31,7 +31,7 @@ type Frames = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
-class Check:
+class HardwareCheck:
     """What came of driving the simulated arm."""
 
     env: str
@@ -73,7 +73,7 @@ class Check:
         }
 
 
-def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float = 6.0, seed: int = 0) -> Check:
+def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float = 6.0, seed: int = 0) -> HardwareCheck:
     """Let a LeRobot policy drive the simulated arm on the CPU, and judge what it asks for.
 
     It is asked as often as its data were recorded, where it says so (worldlab's do), else at the environment's rate.
@@ -109,12 +109,12 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
             config.cameras[name] = replace(config.cameras[name], height=height, width=width)
         robot = make_robot_from_config(config)
         robot.connect()
-        done, seen = drive(policy, robot, str(task), seed + i, round(seconds * fps), policy.executes)
+        done, seen = drive(policy, robot, str(task), seed + i, round(seconds * fps), policy.n_action_steps)
         robot.disconnect()
         drives.append(done)
         frames.append(seen)
     limits = so101_limits(fps)
-    return Check(env, seed, tuple(drives), tuple(frames), limits, judge(drives, limits))
+    return HardwareCheck(env, seed, tuple(drives), tuple(frames), limits, judge(drives, limits))
 
 
 def drive(policy: Policy, robot: "Robot", task: str, seed: int, steps: int, calls: int = 1) -> tuple[Drive, Frames]:
@@ -167,7 +167,7 @@ def _observation(seen: "dict[str, object]", task: str) -> Observation:
     return Observation(images, so101.from_lerobot(_positions(seen)).float()[None], (task,))
 
 
-def write_files(check: Check, name: str, stem: Path) -> Path:
+def write_files(check: HardwareCheck, name: str, stem: Path) -> Path:
     """Write the report as `stem`.html, for people, and `stem`.json, for programs.
 
     Returns:
@@ -179,7 +179,7 @@ def write_files(check: Check, name: str, stem: Path) -> Path:
     return write_report(_sections(check, name, about), stem.with_name(f"{stem.name}.html"))
 
 
-def _sections(check: Check, name: str, about: dict[str, Json]) -> Sequence[Section]:
+def _sections(check: HardwareCheck, name: str, about: dict[str, Json]) -> Sequence[Section]:
     command = str(about["command"])
     failed = [finding for finding in check.findings if not finding.passed]
     verdict = "Nothing speaks against the real arm." if check.passed else "Do not run this on the real arm."
@@ -210,7 +210,7 @@ def _sections(check: Check, name: str, about: dict[str, Json]) -> Sequence[Secti
     )
 
 
-def _recorded(check: Check, command: str) -> Sequence[Section]:
+def _recorded(check: HardwareCheck, command: str) -> Sequence[Section]:
     """How the targets moved, and what was to be seen."""
     first = check.drives[0].finite
     share = speed_share(first, check.limits)
@@ -237,7 +237,7 @@ def _recorded(check: Check, command: str) -> Sequence[Section]:
 
 def export_checked(
     run: Path, out: Path, *, env: str | None = None, force: bool = False, seed: int = 0
-) -> tuple[Check, Path]:
+) -> tuple[HardwareCheck, Path]:
     """Export a run's policy if the simulated arm shows nothing against it; the report is written in any case.
 
     Args:

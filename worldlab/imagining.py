@@ -12,15 +12,15 @@ from torch import Tensor
 
 from worldlab import datasets, dynamics, envs
 from worldlab import eval as evaluation
+from worldlab.action_repeat import ActionSubsample, action_repeat_of
 from worldlab.errors import UsageError
 from worldlab.eval.branches import WAYS
 from worldlab.eval.positions import bodies_of
 from worldlab.eval.success import Specified
 from worldlab.protocols import Environment, Policy
-from worldlab.repeats import Every, steps_of
 from worldlab.runs import Json, Run, provenance, write_atomically
 from worldlab.training import Device, pick_device
-from worldlab.workbench import Outcome, meet, unseen
+from worldlab.workbench import Outcome, held_out_episodes, load_policy
 
 PROBED = "Positions are read off the model's belief by a linear probe, fitted on {} moments of {}."
 
@@ -40,8 +40,8 @@ def imagine(
     path = Path(path)
     model, run = dynamics.load(path, device=str(pick_device(device))), Run.open(path)
     recorded = datasets.EpisodeStore(data)
-    env, episodes, note = str(recorded.provenance.get("env")), unseen(recorded, run), ""
-    stride = steps_of(model.spec, recorded.spec)
+    env, episodes, note = str(recorded.provenance.get("env")), held_out_episodes(recorded, run), ""
+    stride = action_repeat_of(model.spec, recorded.spec)
     store = datasets.Strided(recorded, stride)
     model.spec.check(store.spec, ("world model", "store"))
     size = next(iter(model.spec.cameras.values()), None)
@@ -94,10 +94,10 @@ def _other(name: str, world: Environment, stride: int, device: Device) -> Policy
         UsageError: there is neither, or the policy cannot act here.
     """
     if not name.endswith(".npy"):
-        policy = meet(name, world, device)
+        policy = load_policy(name, world, device)
         if isinstance(policy, Specified):
             replace(policy.spec, fps=world.contract.fps).check(world.contract)
-        return Every(policy, stride)
+        return ActionSubsample(policy, stride)
     try:
         actions = np.load(name, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

@@ -16,7 +16,7 @@ from worldlab.runs import Json, to_json
 
 
 @dataclass(frozen=True)
-class Check:
+class LeRobotCheck:
     """What LeRobot's programs made of an exported policy."""
 
     commands: tuple[str, ...]
@@ -60,7 +60,9 @@ def program(name: str, *arguments: str) -> str:
     return " ".join([name, *arguments])
 
 
-def check(run: Path, data: Path, out: Path, env: str, seed: int, episodes: int = 10, seconds: float = 5.0) -> Check:
+def check(
+    run: Path, data: Path, out: Path, env: str, seed: int, episodes: int = 10, seconds: float = 5.0
+) -> LeRobotCheck:
     """Export a run and part of a store, and let LeRobot's programs use them.
 
     Args:
@@ -110,7 +112,7 @@ def check(run: Path, data: Path, out: Path, env: str, seed: int, episodes: int =
     )
     info = json.loads((out / "eval" / "eval_info.json").read_text(encoding="utf-8"))
     theirs = [bool(s) for task in info["per_task"] for s in task["metrics"]["successes"]]
-    return Check(
+    return LeRobotCheck(
         commands=commands,
         lerobot_successes=tuple(theirs[:episodes]),
         worldlab_successes=tuple(e.success for e in ours.episodes),

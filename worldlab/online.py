@@ -13,14 +13,14 @@ import numpy as np
 import torch
 
 from worldlab import datasets, dynamics, envs
-from worldlab.changes import Changes
+from worldlab.action_repeat import ActionRepeat
+from worldlab.changes import BudgetOptions
 from worldlab.collection import FIRST_SEED
 from worldlab.creation import create_model
 from worldlab.errors import UsageError
 from worldlab.policies.random_policy import RandomPolicy
 from worldlab.presets import OnlineConfig, TrainConfig, preset
 from worldlab.protocols import Environment, Policy
-from worldlab.repeats import Held
 from worldlab.rollout import rollout
 from worldlab.runs import Json, Run, provenance, to_json
 from worldlab.seeding import key
@@ -108,7 +108,7 @@ def train_online(
     env: str,
     out: Path,
     *,
-    changes: Changes | None = None,
+    changes: BudgetOptions | None = None,
     resume: bool = False,
     seed: int = 0,
     device: Device = "auto",
@@ -117,11 +117,11 @@ def train_online(
     recipe = preset(name)
     if recipe.online is None:
         raise UsageError(f"'{name}' learns from a store; give --data instead of --env.")
-    recipe = (changes or Changes()).under(recipe, seed)
-    return train_recipe(recipe, name, env, out, resume=resume, device=device)
+    recipe = (changes or BudgetOptions()).applied_to(recipe, seed)
+    return train_recipe_online(recipe, name, env, out, resume=resume, device=device)
 
 
-def train_recipe(
+def train_recipe_online(
     recipe: TrainConfig,
     name: str,
     env: str,
@@ -146,7 +146,7 @@ def train_recipe(
     # Killed while it still acted at random, it has experience but no run yet, and begins with what it has.
     resume = resume and ((out / "config.json").exists() or not (out / STORE).exists())
     if not resume:
-        Run.vacant(out, (STORE,))
+        Run.check_vacant(out, (STORE,))
     elif other := [part for part, value in about.items() if Run.open(out).config.get(part) != value]:
         raise UsageError(f"'{out}' was begun with another {other[0]}; resume it with the options it was begun with.")
     store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
@@ -186,7 +186,7 @@ def _begin(recipe: TrainConfig, world: Environment, path: Path, about: dict[str,
             raise UsageError(f"'{path}' is what another run experienced, in {made}; choose another --out.")
     else:
         store = datasets.EpisodeStore.create(str(path), world.contract, about)
-    beginner = Held(RandomPolicy(world.contract, period=1), recipe.model.repeat)
+    beginner = ActionRepeat(RandomPolicy(world.contract, period=1), recipe.model.repeat)
     while len(store) < recipe.online.random:
         _episode(beginner, world, store, recipe.fit.seed)
     return store

@@ -11,10 +11,10 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from worldlab import datasets, dynamics
+from worldlab.action_repeat import ActionRepeat, action_repeat_of
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError, unknown
 from worldlab.protocols import Environment, Observable, Policy
-from worldlab.repeats import Held, steps_of
 from worldlab.runs import Run, restored
 from worldlab.trajectory import Observation, Spec
 
@@ -77,11 +77,11 @@ def load(name: str, env: Environment, device: str = "cpu") -> Policy:
         dynamics.ToZone(model.spec) if "zone" in options else dynamics.mean_reward,
         env if isinstance(env, Observable) and env.contract.privileged else None,
     )
-    repeat = steps_of(model.spec, env.contract)
+    repeat = action_repeat_of(model.spec, env.contract)
     if repeat == 1:
         return planner
     replace(model.spec, fps=env.contract.fps).check(env.contract)
-    return Held(planner, repeat)
+    return ActionRepeat(planner, repeat)
 
 
 def _simulator(env: Environment) -> dynamics.Simulator:
@@ -97,7 +97,7 @@ def _simulator(env: Environment) -> dynamics.Simulator:
     return dynamics.Simulator(env.spare(FUTURES))
 
 
-def run_of(name: str) -> tuple[Path, str]:
+def run_folder(name: str) -> tuple[Path, str]:
     """The folder that a policy is loaded from, and how it is used: ("runs/x", "plan.mppi") of "plan.mppi:runs/x"."""
     if name.startswith(RECORDED):
         store = Path(name.removeprefix(RECORDED))
@@ -110,11 +110,11 @@ def run_of(name: str) -> tuple[Path, str]:
     return (Path(run), kind) if planned else (Path(name.removeprefix(LEROBOT)), "")
 
 
-def picture(name: str) -> tuple[int, int] | None:
+def image_size(name: str) -> tuple[int, int] | None:
     """The (height, width) of the pictures that a policy looks at; None if at none, which is much cheaper."""
     if name.startswith(RECORDED):
         return None
-    run = run_of(name)[0]
+    run = run_folder(name)[0]
     if not (run / "config.json").is_file():
         return PICTURE
     if name.startswith(LEROBOT):
@@ -133,7 +133,7 @@ def picture(name: str) -> tuple[int, int] | None:
     )
 
 
-def together(name: str, n: int, episodes: int) -> int:
+def num_envs_for(name: str, n: int, episodes: int) -> int:
     """How many of the episodes a policy can play at once, n at most: all waves of recorded ones must be full."""
     n = min(n, episodes)
     return next(k for k in range(n, 0, -1) if episodes % k == 0) if name.startswith(RECORDED) else n

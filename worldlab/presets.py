@@ -39,7 +39,7 @@ class WindowConfig:
     pad: bool = True
     """Whether a window may run past its episode's end (the rows beyond are not valid)."""
     stride: int = 1
-    """Control steps from one row of a window to the next, where actions are held for so long."""
+    """Control steps from one row of a window to the next, where actions are repeated for so long."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,11 +115,11 @@ def _rssm(*, labels: bool = True) -> TrainConfig:
     return TrainConfig(
         model=RSSMConfig(
             cameras=("front",),
-            carry=True,
+            carry_state=True,
             correct=True,
-            dream=8,
-            drawing=0.1,
-            focus=20.0,
+            overshooting=8,
+            image_weight=0.1,
+            foreground_weight=20.0,
             privileged=float(labels),
             slots=labels,
         ),
@@ -130,7 +130,7 @@ def _rssm(*, labels: bool = True) -> TrainConfig:
 
 
 def _dreamer(world: RSSMConfig) -> TrainConfig:
-    """For environments that others made. There an action is held for two control steps, as is usual."""
+    """For environments that others made. There an action is repeated for two control steps, as is usual."""
     return TrainConfig(
         model=DreamerConfig(world=world, repeat=2),
         windows=WindowConfig(length=16, batch=32, stride=2),
@@ -143,12 +143,12 @@ def _dreamer_of_an_arm() -> TrainConfig:
     """The world model of `rssm-TASK`, with an actor."""
     rssm = _rssm()
     assert isinstance(rssm.model, RSSMConfig)
-    config = DreamerConfig(world=rssm.model, behaviour=ActorCriticConfig(standing=True))
+    config = DreamerConfig(world=rssm.model, behaviour=ActorCriticConfig(absorbing_success=True))
     return replace(rssm, model=config, online=OnlineConfig(random=20, ratio=64.0))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Look:
+class TaskView:
     """How a task is looked at."""
 
     cameras: tuple[str, ...] | None
@@ -171,11 +171,11 @@ class Look:
 
 
 # Reach needs no second look; to grasp, the gripper must be seen from near by, and looked at more often.
-LOOKS: dict[str, Look] = {
-    "reach": Look(cameras=("front",), execute=4, minutes=4.0),
-    "push": Look(cameras=("front",), execute=4, minutes=10.0, at=("first", "zone")),
-    "lift": Look(cameras=None, execute=2, minutes=10.0),
-    "stack": Look(cameras=None, execute=2, minutes=20.0, at=("first", "second")),
+TASK_VIEWS: dict[str, TaskView] = {
+    "reach": TaskView(cameras=("front",), execute=4, minutes=4.0),
+    "push": TaskView(cameras=("front",), execute=4, minutes=10.0, at=("first", "zone")),
+    "lift": TaskView(cameras=None, execute=2, minutes=10.0),
+    "stack": TaskView(cameras=None, execute=2, minutes=20.0, at=("first", "second")),
 }
 """Task -> how it is looked at."""
 
@@ -196,10 +196,10 @@ STAGES: dict[str, StageConfigs] = {
 """Name -> what comes before the actions, and what each leaves as it is."""
 
 
-def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
+def stage_recipe(model: StageConfigs, view: TaskView) -> TrainConfig:
     """A stage on the frames of a task."""
     return TrainConfig(
-        model=replace(model, cameras=look.cameras),
+        model=replace(model, cameras=view.cameras),
         windows=WindowConfig(length=1, batch=64),
         fit=FitConfig(minutes=2.0, learning_rate=1e-3, ema=0.99, precision="bf16"),
         hold_out=10,
@@ -207,17 +207,20 @@ def stage_recipe(model: StageConfigs, look: Look) -> TrainConfig:
 
 
 def _presets() -> Iterator[tuple[str, Callable[[], TrainConfig]]]:
-    for task, look in LOOKS.items():
+    for task, view in TASK_VIEWS.items():
         for name, head in HEADS.items():
-            yield f"{name}-{task}", partial(policy_recipe, look.on(head), look.minutes)
+            yield f"{name}-{task}", partial(policy_recipe, view.on(head), view.minutes)
         for name, stage in STAGES.items():
-            yield f"{name}-{task}", partial(stage_recipe, stage, look)
+            yield f"{name}-{task}", partial(stage_recipe, stage, view)
         yield f"state-{task}", _state
         yield f"rssm-{task}", _rssm
         yield f"rssm-unlabelled-{task}", partial(_rssm, labels=False)
         yield f"dreamer-{task}", _dreamer_of_an_arm
-    yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="small", sees="state", carry=True))
-    yield "dreamer-vision", partial(_dreamer, RSSMConfig(size="small", sees="images", drawing=0.1, focus=20.0))
+    yield "dreamer-proprio", partial(_dreamer, RSSMConfig(size="small", sees="state", carry_state=True))
+    yield (
+        "dreamer-vision",
+        partial(_dreamer, RSSMConfig(size="small", sees="images", image_weight=0.1, foreground_weight=20.0)),
+    )
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = dict(_presets())

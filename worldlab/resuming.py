@@ -8,7 +8,7 @@ from worldlab.errors import UsageError
 from worldlab.runs import Json, Run, to_json
 
 
-def begun(out: Path, about: Mapping[str, object]) -> Run:
+def open_for_resume(out: Path, about: Mapping[str, object]) -> Run:
     """The run to go on with.
 
     Raises:

@@ -141,7 +141,7 @@ class Run:
         self.path = Path(path)
 
     @staticmethod
-    def vacant(path: str | Path, beside: tuple[str, ...] = ()) -> None:
+    def check_vacant(path: str | Path, beside: tuple[str, ...] = ()) -> None:
         """Make sure that a run can start in a folder, `beside` what may be in it already.
 
         Raises:
@@ -164,7 +164,7 @@ class Run:
             UsageError: something else is already there.
         """
         run = cls(path)
-        cls.vacant(path, beside)
+        cls.check_vacant(path, beside)
         run.path.mkdir(parents=True, exist_ok=True)
         write_atomically(run.path / "config.json", json.dumps(to_json(config), indent=1))
         return run

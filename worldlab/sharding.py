@@ -52,7 +52,7 @@ def shard_as_one(plugin: Plugin) -> None:
     plugin.cpu_ram_efficient_loading = False
 
 
-def leave_the_others() -> None:
+def exit_if_distributed() -> None:
     """End this process, in success, if it has trained with others; nothing may be left to do.
 
     By `os._exit`: FSDP2 keeps process groups alive past `destroy_process_group` (PyTorch 2.11), and a thread of gloo's

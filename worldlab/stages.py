@@ -25,12 +25,12 @@ def measure(model: nn.Module, store: datasets.EpisodeStore, held: Sequence[int],
     """What a trained stage bought, left in its run as stage.json; nothing for a model that is no stage."""
     if not isinstance(model, Contrastive | Captioning):
         return {}
-    values = bought(model, store, held)
+    values = evaluate_stage(model, store, held)
     write_atomically(run.path / "stage.json", json.dumps(values, indent=1))
     return values
 
 
-def bought(
+def evaluate_stage(
     stage: Contrastive | Captioning, store: datasets.EpisodeStore, held: Sequence[int], batches: int = 8, seed: int = 0
 ) -> dict[str, Json]:
     """What the stage is for, on random frames of held-out episodes.

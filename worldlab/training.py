@@ -234,7 +234,7 @@ class _Fitting:
         for group in self.optimizer.param_groups:
             group["lr"] = config.rate(self.progress)
         batch = batches[self.step * machine.num_processes + machine.process_index].to(machine.device)
-        with compiling.in_one_sentence("train without --compile") if config.compile else nullcontext():
+        with compiling.compile_errors_as_usage("train without --compile") if config.compile else nullcontext():
             loss, metrics = self.wrapped(batch)
             machine.backward(loss)
         norm = machine.clip_grad_norm_(self.model.parameters(), config.clip)

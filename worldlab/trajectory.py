@@ -75,7 +75,7 @@ class Trajectory:
         return (self.success & self.valid).any(-1)
 
     @property
-    def standing_reward(self) -> Tensor:
+    def absorbing_reward(self) -> Tensor:
         """The reward of each row, were episodes to go on standing still after their end, shape (*b, t).
 
         What ends in success goes on earning its last reward, so that it does not pay to put success off; what ends
@@ -109,7 +109,7 @@ class Trajectory:
         return self.map(lambda x: x.narrow(axis, start, min(stop, x.shape[axis]) - start))
 
     def strided(self, stride: int) -> "Trajectory":
-        """Every `stride`-th row of an episode (t,), as if its actions had been held for so long.
+        """Every `stride`-th row of an episode (t,), as if its actions had been repeated for so long.
 
         Rewards are summed, and success or an end between counts. The last row stays the last, also where the episode
         ended before a stride was over.
@@ -118,8 +118,8 @@ class Trajectory:
         rows = torch.tensor([*range(0, taken, stride), taken])
 
         def between(x: Tensor, total: Callable[[Tensor], Tensor]) -> Tensor:
-            held = [total(part) for part in x[:taken].split(stride)]
-            return torch.stack([*held, x.new_zeros(())]).to(x.dtype)
+            totals = [total(part) for part in x[:taken].split(stride)]
+            return torch.stack([*totals, x.new_zeros(())]).to(x.dtype)
 
         every = self.map(lambda x: x[rows])
         return replace(

@@ -9,12 +9,12 @@ from worldlab.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from worldlab.policies.backbone_config import BackboneConfig, Part
-    from worldlab.policies.inherit import Ancestor
+    from worldlab.policies.inherit import InitRun
     from worldlab.presets import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trunk:
+class BackboneOptions:
     """What differs from the preset's trunk; None leaves it."""
 
     fusion: str | None = None
@@ -32,14 +32,14 @@ class Trunk:
     init: Path | None = None
     """A run to start from, of a stage or of a policy: its trunk, and every weight whose name and shape is wanted."""
 
-    def under(self, config: "TrainConfig") -> "TrainConfig":
+    def applied_to(self, config: "TrainConfig") -> "TrainConfig":
         """The recipe with this trunk.
 
         Raises:
             UsageError: there is no such fusion, part or rank, the checkpoint or the run cannot be read, the model has
                 no trunk, or two are asked for.
         """
-        if self == Trunk():
+        if self == BackboneOptions():
             return config
         from worldlab.policies.stage import StageConfig
         from worldlab.policies.vla import VLAConfig
@@ -48,21 +48,21 @@ class Trunk:
             raise UsageError(f"--lora is a rank, 0 for none; got {self.lora}.")
         if not isinstance(config.model, VLAConfig | StageConfig):
             raise UsageError("this preset's model has no vision-language trunk, so it cannot have another one.")
-        trunk, ancestor = self.instead_of(config.model.backbone), self.ancestor()
-        if ancestor is not None:
+        trunk, init_run = self.instead_of(config.model.backbone), self.init_run()
+        if init_run is not None:
             if any((self.fusion, self.backbone, self.vision, self.language)):
                 raise UsageError(
                     f"--init takes the trunk of '{self.init}' as it is; leave --fusion, --backbone, --vision and "
                     "--language out, or give them to the first stage."
                 )
-            trunk = ancestor.under(trunk)
+            trunk = init_run.applied_to(trunk)
         return replace(config, model=replace(config.model, backbone=trunk))
 
-    def ancestor(self) -> "Ancestor | None":
+    def init_run(self) -> "InitRun | None":
         """The run to start from."""
-        from worldlab.policies.inherit import Ancestor
+        from worldlab.policies.inherit import InitRun
 
-        return None if self.init is None else Ancestor(self.init)
+        return None if self.init is None else InitRun(self.init)
 
     def instead_of(self, trunk: "BackboneConfig") -> "BackboneConfig":
         """That trunk with what differs."""

@@ -16,23 +16,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from worldlab import collection, datasets, envs, players
 from worldlab import eval as evaluation
-from worldlab.changes import Changes
-from worldlab.conditions import Conditions
+from worldlab.changes import BudgetOptions
+from worldlab.conditions import EvalConditions
 from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.eval.rates import readable, share
 from worldlab.eval.success import Specified
 from worldlab.protocols import Environment, Policy
-from worldlab.resuming import begun
+from worldlab.resuming import open_for_resume
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
 from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
-from worldlab.trunk import Trunk, families
+from worldlab.trunk import BackboneOptions, families
 
 if TYPE_CHECKING:
     from worldlab.policies import ExecutionConfig
-    from worldlab.policies.inherit import Ancestor
+    from worldlab.policies.inherit import InitRun
     from worldlab.presets import TrainConfig
 
 
@@ -66,7 +66,9 @@ def progress_bar(description: str, total: int) -> Generator[Bar]:
         yield Bar(progress, description, total)
 
 
-def collect(recipe: collection.Recipe, episodes: int, out: str | Path, *, workers: int = 0, seed: int = 0) -> Outcome:
+def collect(
+    recipe: collection.CollectConfig, out: str | Path, episodes: int, *, workers: int = 0, seed: int = 0
+) -> Outcome:
     """Record episodes; see `worldlab collect --help`."""
     with progress_bar(f"collecting {recipe.env}", episodes) as bar:
         store, good, tried = collection.collect(
@@ -88,9 +90,9 @@ def train(
     data: str | Path,
     out: Path,
     *,
-    changes: Changes | None = None,
+    changes: BudgetOptions | None = None,
     resume: bool = False,
-    trunk: Trunk | None = None,
+    trunk: BackboneOptions | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
@@ -98,9 +100,9 @@ def train(
     from worldlab.presets import preset
 
     pick_device(device)
-    trunk = trunk or Trunk()
-    config = (changes or Changes()).under(trunk.under(preset(name)), seed)
-    return train_recipe(config, name, data, out, resume=resume, device=device, ancestor=trunk.ancestor())
+    trunk = trunk or BackboneOptions()
+    config = (changes or BudgetOptions()).applied_to(trunk.applied_to(preset(name)), seed)
+    return train_recipe(config, name, data, out, resume=resume, device=device, init_run=trunk.init_run())
 
 
 def train_recipe(
@@ -112,13 +114,13 @@ def train_recipe(
     resume: bool = False,
     device: Device = "auto",
     show: bool = True,
-    ancestor: "Ancestor | None" = None,
+    init_run: "InitRun | None" = None,
 ) -> Outcome:
     """Train a model by a whole recipe that is called `name`; everything random is keyed by the recipe's seed."""
     from worldlab.stages import measure
 
     seed, store = config.fit.seed, datasets.EpisodeStore(data)
-    model = create_model(config, store, seed, ancestor)
+    model = create_model(config, store, seed, init_run)
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError("nothing is left to train: every part is frozen; leave one out of --frozen.")
     seen, held = config.split(len(store))
@@ -132,14 +134,14 @@ def train_recipe(
         "episodes": len(store),
         "seeds": store.seed_spans(),
         "held_out": held,
-        "init": None if ancestor is None else ancestor.into(model),
+        "init": None if init_run is None else init_run.load_into(model),
         "provenance": provenance(seed),
     }
     # Whatever would be refused is, before there is a folder that the mended command would find occupied.
     windows = datasets.Windows(store, seed=seed, episodes=seen, **asdict(config.windows))
     config.fit.check()
-    datasets.check_held(store, config.windows.stride)
-    run = begun(out, about) if resume else create_run(out, about, device)
+    datasets.check_action_repeat(store, config.windows.stride)
+    run = open_for_resume(out, about) if resume else create_run(out, about, device)
     fit(model, windows, config.fit, run, device=device, resume=resume, show=show)
     last = run.read_log()[-2:]
     loss = last[0].get("loss")
@@ -149,7 +151,7 @@ def train_recipe(
     return Outcome(line, {"run": str(out), "preset": name, "loss": loss, **last[-1], **bought})
 
 
-def meet(name: str, world: Environment, device: Device) -> Policy:
+def load_policy(name: str, world: Environment, device: Device) -> Policy:
     """Load a policy for an environment."""
     return players.load(name, world, str(pick_device(device)))
 
@@ -179,7 +181,7 @@ def judge(
 def judge_controls(policy: Policy, world: Environment, episodes: int, seed: int) -> dict[str, evaluation.SuccessResult]:
     """What every success rate must be read beside: the expert, chance, closed eyes, and another instruction."""
     baselines = ("expert", "random") if isinstance(world, MujocoVectorEnv) else ("random",)
-    results = {name: judge(meet(name, world, "cpu"), world, episodes, seed, name) for name in baselines}
+    results = {name: judge(load_policy(name, world, "cpu"), world, episodes, seed, name) for name in baselines}
     for control, (controlled, judged) in evaluation.controls(policy, world).items():
         results[control] = judge(controlled, judged, episodes, seed, control)
     return results
@@ -212,7 +214,7 @@ def _positive(episodes: int, n: int) -> None:
 
 def _results_folder(name: str, parts: Sequence[str]) -> Path:
     """Where a result about a policy is kept: in its run, or under runs/ for a policy that has none."""
-    run, use = players.run_of(name)
+    run, use = players.run_folder(name)
     folder = run / "eval" if run.is_dir() else Path("runs") / name / "eval"
     return folder / "_".join([use, *parts] if use else parts)
 
@@ -224,17 +226,17 @@ def evaluate(
     *,
     n: int = 50,
     controls: bool = True,
-    conditions: Conditions | None = None,
+    conditions: EvalConditions | None = None,
     execution: "ExecutionConfig | None" = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
     _positive(episodes, n)
-    env, size = envs.full_id(env), players.picture(name)
-    conditions = conditions or Conditions()
-    world = conditions.world(env, players.together(name, n, episodes), size)
-    policy = meet(name, world, device)
+    env, size = envs.full_id(env), players.image_size(name)
+    conditions = conditions or EvalConditions()
+    world = conditions.world(env, players.num_envs_for(name, n, episodes), size)
+    policy = load_policy(name, world, device)
     way: list[str] = []
     if execution is not None and not execution.own_way:
         from worldlab.policies import execute
@@ -271,17 +273,19 @@ def compare(
     episodes: int = 100,
     *,
     n: int = 50,
-    conditions: Conditions | None = None,
+    conditions: EvalConditions | None = None,
     seed: int = 0,
     device: Device = "auto",
 ) -> Outcome:
     """Two policies on the same seeds; see `worldlab compare --help`."""
     _positive(episodes, n)
     env = envs.full_id(env)
-    conditions = conditions or Conditions()
-    worlds = [conditions.world(env, players.together(name, n, episodes), players.picture(name)) for name in (a, b)]
+    conditions = conditions or EvalConditions()
+    worlds = [
+        conditions.world(env, players.num_envs_for(name, n, episodes), players.image_size(name)) for name in (a, b)
+    ]
     results = [
-        judge(meet(name, world, device), world, episodes, seed, name)
+        judge(load_policy(name, world, device), world, episodes, seed, name)
         for name, world in zip((a, b), worlds, strict=True)
     ]
     by = "success" if _defines_success(env) else "return"
@@ -289,7 +293,7 @@ def compare(
     return Outcome(comparison.verdict, {**comparison.to_json(), "env": env, **conditions.to_json()})
 
 
-def unseen(store: datasets.EpisodeStore, run: Run) -> list[int]:
+def held_out_episodes(store: datasets.EpisodeStore, run: Run) -> list[int]:
     """The episodes of a store that a run was not trained on, be it in another store that begins from the same seeds.
 
     Raises:

@@ -108,9 +108,9 @@ EVERY = {
     "state": _counting_state,
     "state-objects": _table_state,
     "rssm": _table_rssm,
-    "rssm-carry": partial(_table_rssm, carry=True, correct=True, dream=2, privileged=1.0),
-    "rssm-slots": partial(_table_rssm, carry=True, correct=True, dream=2, privileged=1.0, slots=True),
-    "rssm-images": partial(_table_rssm, sees="images", dream=2),
+    "rssm-carry": partial(_table_rssm, carry_state=True, correct=True, overshooting=2, privileged=1.0),
+    "rssm-slots": partial(_table_rssm, carry_state=True, correct=True, overshooting=2, privileged=1.0, slots=True),
+    "rssm-images": partial(_table_rssm, sees="images", overshooting=2),
     "rssm-state": partial(_table_rssm, sees="state"),
 }
 TRAINED = {name: make for name, make in EVERY.items() if name != "perfect"}
@@ -180,7 +180,7 @@ def test_a_sketch_is_the_dream_without_pictures(trained):
 
 def test_a_plan_does_not_depend_on_its_company(trained):
     model, context = trained
-    planner = dynamics.Planner(model, dynamics.CEM(horizon=3, candidates=32, rounds=2, elites=4))
+    planner = dynamics.Planner(model, dynamics.CEM(horizon=3, candidates=32, iterations=2, elites=4))
     together = planner.plan(context, range(4))
     alone = planner.plan(context.pick([2]), [2])
     torch.testing.assert_close(alone.action[0], together.action[2])

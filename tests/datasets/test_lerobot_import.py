@@ -14,7 +14,7 @@ from arm import ARM
 from episodes import assert_equal, columns
 
 from worldlab import so101
-from worldlab.collection import Recipe, collect
+from worldlab.collection import CollectConfig, collect
 from worldlab.datasets import EpisodeStore, lerobot_import
 from worldlab.datasets.lerobot_export import export_dataset
 from worldlab.datasets.lerobot_import import import_dataset
@@ -49,7 +49,7 @@ def test_a_store_comes_back_from_pictures_as_it_was(arm_store, pictures, tmp_pat
 
 def test_recorded_demonstrations_come_back_bit_for_bit(tmp_path):
     """Executed and labelled actions alike: the expert's targets are multiples of what LeRobot's units can hold."""
-    collect(Recipe(env="worldlab/Lift-v0", noise=0.7, keep_failures=True, size=16, n=2), f"{tmp_path}/x.zarr", 2)
+    collect(CollectConfig(env="worldlab/Lift-v0", noise=0.7, keep_failures=True, size=16, n=2), f"{tmp_path}/x.zarr", 2)
     store = EpisodeStore(tmp_path / "x.zarr")
     import_dataset(
         export_dataset(store, tmp_path / "set", video=False, physics=True, show=False), tmp_path / "back.zarr"

@@ -16,7 +16,7 @@ from zarr.codecs import BloscCodec, Crc32cCodec
 from zarr.core.buffer import default_buffer_prototype
 
 from worldlab.datasets import EpisodeStore
-from worldlab.datasets.shards import Layout
+from worldlab.datasets.shards import ArrayLayout
 from worldlab.errors import UsageError
 from worldlab.rollout import rollout
 
@@ -210,7 +210,7 @@ def test_a_full_disk_is_one_sentence_and_costs_no_episode(tmp_path):
 
 @pytest.mark.parametrize("dtype", ["uint8", "bool", "float32", "float64", "int64"])
 def test_arrays_are_described_as_zarr_would(dtype):
-    layout = Layout.of("x", np.zeros((0, 3, 2), dtype))
+    layout = ArrayLayout.of("x", np.zeros((0, 3, 2), dtype))
     array = zarr.create_array(
         zarr.storage.MemoryStore(),
         shape=(7, 3, 2),

@@ -98,7 +98,7 @@ def train(world, config: ActorCriticConfig, steps: int, starts) -> ActorCritic:
 
 
 def test_an_actor_learns_what_pays_and_a_critic_what_it_is_worth():
-    config = ActorCriticConfig(units=32, depth=2, horizon=5, discount=0.8, temper=1.0)
+    config = ActorCriticConfig(units=32, depth=2, horizon=5, discount=0.8, output_scale=1.0)
     model = train(Bandit(), config, 400, lambda: torch.cat([torch.rand(64, 1) * 1.2 - 0.6, torch.zeros(64, 1)], 1))
     here = torch.linspace(-0.5, 0.5, 11)[:, None]
     features = torch.cat([here, here], 1)
@@ -109,12 +109,14 @@ def test_an_actor_learns_what_pays_and_a_critic_what_it_is_worth():
     assert abs(model.two_hot.mean(model.critic(features)).mean() - worth) < 0.5
 
 
-@pytest.mark.parametrize("standing", [False, True])
-def test_it_pays_to_succeed_if_success_stands(standing):
-    config = ActorCriticConfig(units=32, depth=2, horizon=5, discount=0.9, temper=1.0, standing=standing)
+@pytest.mark.parametrize("absorbing", [False, True])
+def test_it_pays_to_succeed_if_success_is_absorbing(absorbing):
+    config = ActorCriticConfig(
+        units=32, depth=2, horizon=5, discount=0.9, output_scale=1.0, absorbing_success=absorbing
+    )
     model = train(Shaped(), config, 400, lambda: torch.zeros(64, 2))
     off = model.distribution(torch.zeros(1, 2)).mean.item() - 0.3
-    assert (abs(off) < 0.1) == standing
+    assert (abs(off) < 0.1) == absorbing
 
 
 def test_what_comes_after_an_ending_does_not_count():
@@ -134,7 +136,7 @@ def test_what_comes_after_an_ending_does_not_count():
 
 
 def test_the_slow_critic_follows_in_training_only():
-    model = ActorCritic(ActorCriticConfig(units=8, depth=1, slow=0.25), 2, 1)
+    model = ActorCritic(ActorCriticConfig(units=8, depth=1, slow_rate=0.25), 2, 1)
     torch.nn.init.ones_(model.critic[-1].bias)
     dream = Dream(random(4, 6, 2), random(4, 5, 1), random(4, 5), torch.ones(4, 5))
     for training, expected in ((False, 0.0), (True, 0.25)):
@@ -163,7 +165,7 @@ def stirred(**options) -> ActorCritic:
 
 def test_the_losses_are_the_published_ones():
     """Step by step, from DreamerV3's equations: returns, weights, both terms of either loss."""
-    model = stirred(entropy=0.1, calm=0.01)
+    model = stirred(entropy=0.1, output_penalty=0.01)
     c, two_hot = model.config, model.two_hot
     seen, move, reward, goes_on = random(3, 5, 2), random(3, 4, 1, seed=1), random(3, 4, seed=2), random(3, 4, seed=3)
     got = model.losses(Dream(seen, move, reward, goes_on))
@@ -175,15 +177,15 @@ def test_the_losses_are_the_published_ones():
         returns = [torch.zeros(())] * 4
         for t in (3, 2, 1, 0):
             returns[t] = after = reward[i, t] + c.discount * goes_on[i, t] * (
-                (1 - c.trace) * value[t + 1] + c.trace * after
+                (1 - c.lam) * value[t + 1] + c.lam * after
             )
         for t in range(4):
             critic = critic + weight * (two_hot.loss(logits[t], returns[t].detach()) + two_hot.loss(logits[t], slow[t]))
-            outputs = c.temper * model.actor(seen[i, t])
-            chosen = Normal(outputs[0].tanh(), c.least + (1 - c.least) * torch.sigmoid(outputs[1] + 2))
+            outputs = c.output_scale * model.actor(seen[i, t])
+            chosen = Normal(outputs[0].tanh(), c.min_std + (1 - c.min_std) * torch.sigmoid(outputs[1] + 2))
             advantage = (returns[t] - value[t]).detach() / 5
             gain = advantage * chosen.log_prob(move[i, t, 0]) + c.entropy * chosen.entropy()
-            actor = actor - weight * (gain - c.calm * outputs.square().sum())
+            actor = actor - weight * (gain - c.output_penalty * outputs.square().sum())
             weight = weight * c.discount * goes_on[i, t]
     torch.testing.assert_close(got["critic"], critic / 12)
     torch.testing.assert_close(got["actor"], actor / 12)

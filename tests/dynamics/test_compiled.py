@@ -16,7 +16,7 @@ torch._inductor.config.fallback_random = True  # random numbers as without the c
 data, found = table_episodes(4, 6), []
 for compiled in (False, True):
     torch.manual_seed(0)
-    config = dynamics.RSSMConfig(size="tiny", sees="state", carry=True)
+    config = dynamics.RSSMConfig(size="tiny", sees="state", carry_state=True)
     model = dynamics.create(config, TABLE_SPEC, statistics(data)).train()
     if compiled:
         compiling.compile_parts(model.compiles, torch.device("cpu"))

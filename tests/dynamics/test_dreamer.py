@@ -12,7 +12,7 @@ from worldlab.dynamics.actor_critic import ActorCriticConfig
 from worldlab.runs import Run
 from worldlab.seeding import generator
 
-BEHAVIOUR = ActorCriticConfig(units=16, depth=1, horizon=4, starts=6, temper=1.0)
+BEHAVIOUR = ActorCriticConfig(units=16, depth=1, horizon=4, starts=6, output_scale=1.0)
 
 
 def make(spec=TABLE_SPEC, repeat: int = 1, **world) -> dynamics.Dreamer:
@@ -28,7 +28,7 @@ def make(spec=TABLE_SPEC, repeat: int = 1, **world) -> dynamics.Dreamer:
     return model.eval()
 
 
-@pytest.fixture(params=[{}, {"carry": True}, {"sees": "state"}], ids=str)
+@pytest.fixture(params=[{}, {"carry_state": True}, {"sees": "state"}], ids=str)
 def model(request):
     return make(**request.param)
 
@@ -78,7 +78,7 @@ class Drawing:
 
 
 def test_acting_sees_what_filtering_sees(data, monkeypatch):
-    model = make(carry=True, sees="state")
+    model = make(carry_state=True, sees="state")
     # Latents that are all but certain, and draws from the middle: what is drawn is what is likeliest.
     monkeypatch.setattr(dreamer, "uniform", lambda seeds, step, shape: torch.full((len(seeds), *shape), 0.5))
     with torch.no_grad():
@@ -103,7 +103,7 @@ def test_exploring_is_keyed_by_episode_and_step(model, data):
 def test_actions_are_allowed_and_held(data):
     low, high = torch.tensor([-0.1, 0.0]), torch.tensor([0.1, 0.5])
     free = replace(TABLE_SPEC, low=(-0.1, 0.0), high=(0.1, 0.5), control="raw")
-    for model in (make(free, repeat=2), make(free, repeat=2, carry=True)):
+    for model in (make(free, repeat=2), make(free, repeat=2, carry_state=True)):
         model.explore = True
         model.reset((0, 1, 2, 3))
         chunk = model.act(data.map(lambda x: x[:, 0]).obs)
@@ -116,7 +116,7 @@ def test_actions_are_allowed_and_held(data):
 
 @pytest.mark.parametrize("world", [{}, {"slots": True, "privileged": 1.0, "correct": True}], ids=str)
 def test_joint_targets_are_near_the_joints(data, world):
-    model = make(carry=True, **world)
+    model = make(carry_state=True, **world)
     model.explore = True
     first = act(model, data, (0, 1, 2, 3), 1)[:, 0]
     assert ((first - data.obs.state[:, 0]).abs() <= 0.12 + 1e-6).all()

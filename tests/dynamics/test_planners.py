@@ -7,15 +7,15 @@ import torch
 from conftest import COUNT_SPEC, CountEnv, Ones, PerfectModel
 
 from worldlab.dynamics import CEM, MPPI, Planner, mean_reward
-from worldlab.dynamics.planners import REACH
+from worldlab.dynamics.planners import MAX_STEP
 from worldlab.errors import UsageError
 from worldlab.protocols import Policy
 from worldlab.rollout import rollout
 from worldlab.trajectory import Observation, Trajectory
 
 SEARCHES = {
-    "cem": CEM(horizon=4, candidates=256, rounds=25, elites=24, agreement=0.03, persistence=0.0),
-    "mppi": MPPI(horizon=4, candidates=512, rounds=25, temperature=0.1, agreement=0.03, persistence=0.0),
+    "cem": CEM(horizon=4, candidates=256, iterations=25, elites=24, std_tolerance=0.03, noise_correlation=0.0),
+    "mppi": MPPI(horizon=4, candidates=512, iterations=25, temperature=0.1, std_tolerance=0.03, noise_correlation=0.0),
 }
 
 
@@ -63,9 +63,9 @@ def test_a_guess_does_not_change_the_optimum(search):
 def test_stopping_early_saves_rounds_and_not_quality(search):
     context = starts(0.0, 1.0, 4.5)
     early = Planner(PerfectModel(), search, near(1.5)).plan(context, range(3))
-    late = Planner(PerfectModel(), replace(search, agreement=0.0), near(1.5)).plan(context, range(3))
-    assert late.rounds == (search.rounds,) * 3
-    assert max(early.rounds) < search.rounds
+    late = Planner(PerfectModel(), replace(search, std_tolerance=0.0), near(1.5)).plan(context, range(3))
+    assert late.iterations == (search.iterations,) * 3
+    assert max(early.iterations) < search.iterations
     torch.testing.assert_close(early.action[:, 0], late.action[:, 0], rtol=0, atol=0.05)
     torch.testing.assert_close(early.score, late.score, rtol=0, atol=0.05)
 
@@ -76,11 +76,11 @@ def test_a_plan_does_not_depend_on_its_company(search):
     for i, count in enumerate((0.0, 1.0, 4.0)):
         alone = planner.plan(starts(count), [7 + i])
         assert torch.equal(alone.action[0], together.action[i])
-        assert alone.rounds[0] == together.rounds[i]
+        assert alone.iterations[0] == together.iterations[i]
 
 
 def test_the_noise_is_that_of_the_seed_and_the_step(search):
-    planner, context = Planner(PerfectModel(), replace(search, rounds=1)), starts(0.0)
+    planner, context = Planner(PerfectModel(), replace(search, iterations=1)), starts(0.0)
     first = planner.plan(context, [3], step=2).action
     assert torch.equal(planner.plan(context, [3], step=2).action, first)
     assert not torch.equal(planner.plan(context, [3], step=3).action, first)
@@ -100,9 +100,9 @@ class Servo(PerfectModel):
 def test_joint_targets_go_no_farther_than_servos_should(search):
     plan = Planner(Servo(), search, near(0.2)).plan(starts(0.0, 0.15, -0.9), range(3))
     targets = torch.cat([torch.tensor([0.0, 0.15, -0.9])[:, None], plan.action[..., 0]], 1)
-    assert (targets.diff(dim=1).abs() <= REACH + 1e-5).all()
+    assert (targets.diff(dim=1).abs() <= MAX_STEP + 1e-5).all()
     torch.testing.assert_close(plan.action[:2, 2, 0], torch.tensor([0.2, 0.2]), rtol=0, atol=0.02)
-    torch.testing.assert_close(plan.action[2, :, 0].diff(), torch.full((3,), REACH), rtol=0, atol=0.02)
+    torch.testing.assert_close(plan.action[2, :, 0].diff(), torch.full((3,), MAX_STEP), rtol=0, atol=0.02)
 
 
 def test_success_is_not_put_off():
@@ -117,7 +117,9 @@ def test_success_is_not_put_off():
     assert mean_reward(dream([0.5, 1.0, 0.0, 0.5], 4, 4)).item() == pytest.approx(2.0 / 4)  # never ended
 
 
-@pytest.mark.parametrize("wrong", [{"horizon": 0}, {"candidates": 8}, {"persistence": 1.0}, {"context": 0}], ids=str)
+@pytest.mark.parametrize(
+    "wrong", [{"horizon": 0}, {"candidates": 8}, {"noise_correlation": 1.0}, {"context": 0}], ids=str
+)
 def test_what_cannot_be_searched_is_refused(wrong):
     with pytest.raises(UsageError, match="got"):
         CEM(**wrong)

@@ -18,10 +18,12 @@ def make(**options) -> dynamics.RSSM:
     return dynamics.create(config, TABLE_SPEC, statistics(table_episodes(4, 6))).eval()
 
 
-SLOTS = {"carry": True, "slots": True, "privileged": 1.0}
+SLOTS = {"carry_state": True, "slots": True, "privileged": 1.0}
 
 
-@pytest.fixture(params=[{}, {"carry": True, "correct": True}, SLOTS, {"sees": "images"}, {"sees": "state"}], ids=str)
+@pytest.fixture(
+    params=[{}, {"carry_state": True, "correct": True}, SLOTS, {"sees": "images"}, {"sees": "state"}], ids=str
+)
 def model(request):
     return make(**request.param)
 
@@ -103,7 +105,7 @@ def test_gradients_reach_the_actions_through_sampled_latents(data):
 
 @pytest.mark.parametrize("weight", [0.0, 1.0])
 def test_what_only_a_simulator_knows_shapes_the_latents_only_if_asked_to(data, weight):
-    model = make(privileged=weight, dream=2)
+    model = make(privileged=weight, overshooting=2)
     model.losses(data)[0]["privileged"].backward()
     assert model.world_head.net[-1].weight.grad is not None
     assert (model.core.mix.weight.grad is not None) == (weight > 0)
@@ -111,7 +113,7 @@ def test_what_only_a_simulator_knows_shapes_the_latents_only_if_asked_to(data, w
 
 def test_dreams_of_the_body_follow_a_perfect_servo(data):
     # With equal servo and commands, arriving is one step away: the gate can say so exactly.
-    model = make(carry=True)
+    model = make(carry_state=True)
     with torch.no_grad():
         model.body.net[-1].bias[2:] = 50.0
     dream, _ = model.imagine(model.observe(data), data.action)
@@ -120,9 +122,9 @@ def test_dreams_of_the_body_follow_a_perfect_servo(data):
 
 def test_too_short_windows_and_impossible_configs_are_refused(data):
     with pytest.raises(UsageError, match="windows of 9 rows; got 6"):
-        make(dream=8).loss(data)
+        make(overshooting=8).loss(data)
     with pytest.raises(UsageError, match="no proprioception to carry"):
-        make(carry=True, sees="images")
+        make(carry_state=True, sees="images")
     for options in ({"slots": True}, {**SLOTS, "sees": "state"}, {**SLOTS, "privileged": 0.0}):
         with pytest.raises(UsageError, match="slots need frames"):
             make(**options)
@@ -131,7 +133,7 @@ def test_too_short_windows_and_impossible_configs_are_refused(data):
 
 
 def test_padding_does_not_move_a_dream_that_ends_before_it(data):
-    model = make(carry=True, dream=2)
+    model = make(carry_state=True, overshooting=2)
     valid = data.valid.clone()
     valid[:, 4:] = False
     torch.manual_seed(0)

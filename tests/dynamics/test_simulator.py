@@ -74,7 +74,7 @@ def test_a_perfect_model_that_sees_badly_is_off_by_its_sight_and_by_what_contact
 
 
 def test_a_planner_that_knows_the_truth_gets_what_it_wants(env):
-    planner = Planner(Simulator(env.spare(96)), CEM(horizon=6, candidates=32, rounds=2), ToZone(Store.spec), env)
+    planner = Planner(Simulator(env.spare(96)), CEM(horizon=6, candidates=32, iterations=2), ToZone(Store.spec), env)
     done = rollout(planner, env, seed=0, max_steps=6)
     wanted = ToZone(Store.spec)
     before, after = (wanted(done.rows(t, t + 1)) for t in (0, 6))

@@ -42,7 +42,7 @@ def turned(data, angle: float):
 def believed(slots, data, privileged):
     """w, of what is true."""
     world = Layout.of(SPEC.privileged).split(data.obs.state, data.obs.state, privileged[..., : len(SPEC.privileged)])
-    return slots.hold(slots._known(world)), world
+    return slots.to_belief(slots._known(world)), world
 
 
 @pytest.mark.parametrize("angle", [0.0, 0.3, -0.7, 1.2, 3.0])
@@ -76,7 +76,7 @@ def test_the_gain_says_whether_a_frame_or_a_prediction_is_believed(slots, data):
     look = torch.randn(4, 6, LOOK, generator=generator(0))
     predicted, _ = believed(slots, data, data.privileged)
     read = slots.read(look)
-    for bias, expected in ((-1e4, predicted), (1e4, slots.hold(read))):
+    for bias, expected in ((-1e4, predicted), (1e4, slots.to_belief(read))):
         with torch.no_grad():
             slots.gain[-1].weight.zero_()
             slots.gain[-1].bias.fill_(bias)

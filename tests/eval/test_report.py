@@ -52,7 +52,7 @@ def test_a_video_comes_back_as_it_went_in(size):
 
 def test_the_last_frame_is_held():
     frames = ramp(4, 16, 16)
-    back, _ = decode(encode(frames, fps=10, hold=0.5))
+    back, _ = decode(encode(frames, fps=10, last_frame_seconds=0.5))
     assert len(back) == 9
     assert np.abs(back[4:].astype(float) - frames[-1]).mean() < 2
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from worldlab import workbench
-from worldlab.conditions import Conditions
+from worldlab.conditions import EvalConditions
 from worldlab.errors import UsageError
 from worldlab.eval.compare import compare
 from worldlab.eval.rates import mean_interval, permutation_interval, permutation_p
@@ -277,7 +277,7 @@ def test_returns_are_told_where_neither_a_policy_nor_its_controls_succeed(tmp_pa
 def test_an_evaluation_says_for_how_long_success_had_to_hold(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     at_once, held = (
-        workbench.evaluate("expert", "worldlab/Reach-v0", 1, controls=False, conditions=Conditions(hold=hold))
+        workbench.evaluate("expert", "worldlab/Reach-v0", 1, controls=False, conditions=EvalConditions(hold=hold))
         for hold in (0, 4)
     )
     assert (at_once.values["hold"], held.values["hold"]) == (0, 4)
@@ -289,4 +289,4 @@ def test_an_evaluation_says_for_how_long_success_had_to_hold(tmp_path, monkeypat
 @pytest.mark.parametrize(("env", "hold"), [("worldlab/Reach-v0", -1), ("CartPole-v1", 3)])
 def test_success_that_cannot_be_made_to_hold_is_refused(env, hold):
     with pytest.raises(UsageError, match="hold"):
-        Conditions(hold=hold).world(env, 1, 64)
+        EvalConditions(hold=hold).world(env, 1, 64)

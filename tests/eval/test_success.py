@@ -48,7 +48,7 @@ def test_the_numbers_are_those_of_the_episodes():
         assert e.steps == 5 - start == len(t.valid) - 1
         assert e.time_to_success == pytest.approx((5 - start) / COUNT_SPEC.fps)
         assert e.total_reward == sum(range(int(start) + 1, 6))
-        assert e.smoothness == 0
+        assert e.roughness == 0
     summary = json.loads(json.dumps(result.to_json()))
     assert summary["successes"] == summary["n"] == 6
     assert summary["rate"] == summary["interval"][1] == 1

@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 from policies.synthetic import COLOURS, make_spec
 
 from worldlab.policies import captions
-from worldlab.policies.captions import GRASP, LEVEL, NEAR, Reader, caption, prompts, questions, replies
+from worldlab.policies.captions import GRASP, LEVEL, NEAR, SceneReader, caption, prompts, questions, replies
 from worldlab.policies.text import TextTokenizer
 
 CUBE = ("x", "y", "z", "present", "front.u", "front.v")
 NAMES = (*(f"gripper.{axis}" for axis in "xyz"), *(f"{c}_cube.{name}" for c in COLOURS for name in CUBE))
 SPEC = make_spec(labelled=False)
 SPEC = type(SPEC)(**{**vars(SPEC), "privileged": NAMES})
-READ = Reader(SPEC, "front")
+READ = SceneReader(SPEC, "front")
 RICHNESS = ("plain", "spatial", "dense")
 
 
@@ -127,7 +127,7 @@ def test_what_the_data_does_not_say_is_not_said():
     spec = make_spec()
     row = torch.zeros(len(spec.privileged))
     row[spec.privileged.index("red_cube.present")] = 1
-    sight = Reader(spec, "front")(row.tolist())  # it has no gripper
+    sight = SceneReader(spec, "front")(row.tolist())  # it has no gripper
     assert caption(sight, "dense") == "a red cube ."
     assert not {"held", "nearest"} & set(questions(sight))
 
@@ -138,6 +138,6 @@ def test_a_listing_reads_as_english(count):
     row = torch.zeros(len(spec.privileged))
     for c in COLOURS[:count]:
         row[spec.privileged.index(f"{c}_cube.present")] = 1
-    text = caption(Reader(spec, "front")(row.tolist()), "plain")
+    text = caption(SceneReader(spec, "front")(row.tolist()), "plain")
     assert text.count(" , ") == max(count - 2, 0)
     assert text.count(" and ") == min(count - 1, 1)

@@ -22,7 +22,7 @@ from worldlab.errors import UsageError
 from worldlab.policies import Backbone
 from worldlab.policies.backbone_config import LANGUAGE_FAMILIES, VISION_FAMILIES
 from worldlab.policies.checkpoints import parts_of, read_language, read_tower
-from worldlab.trunk import Trunk
+from worldlab.trunk import BackboneOptions
 
 CAMERAS = {"front": (32, 32)}
 
@@ -91,7 +91,7 @@ def test_a_language_model_of_every_family_is_read_in_full_precision(family, tmp_
 def test_the_parts_of_a_vision_language_model_are_taken_out_of_it(vlm):
     path, model = vlm
     assert parts_of(str(path)) == {"vision": str(path), "language": str(path)}
-    trunk = Trunk(backbone=str(path)).instead_of(TINY)
+    trunk = BackboneOptions(backbone=str(path)).instead_of(TINY)
     made = Backbone.create(trunk, CAMERAS, TASKS)
     for ours, theirs in ((made.tower.model, model.model.vision_tower), (made.language, model.model.language_model)):
         for name, weight in theirs.state_dict().items():
@@ -112,14 +112,16 @@ def test_a_tower_is_taken_out_of_a_dual_encoder(tmp_path):
 
 def test_a_backbone_fills_the_parts_that_it_has(parts):
     vision, language = str(parts / "vision"), str(parts / "language")
-    assert Trunk(backbone=vision).instead_of(TINY) == replace(TINY, vision=vision)
-    assert Trunk(backbone=language, vision="clip").instead_of(TINY) == replace(TINY, vision="clip", language=language)
-    assert Trunk(fusion="anyres", frozen=("language",), lora=2).instead_of(TINY) == (
+    assert BackboneOptions(backbone=vision).instead_of(TINY) == replace(TINY, vision=vision)
+    assert BackboneOptions(backbone=language, vision="clip").instead_of(TINY) == replace(
+        TINY, vision="clip", language=language
+    )
+    assert BackboneOptions(fusion="anyres", frozen=("language",), lora=2).instead_of(TINY) == (
         replace(TINY, fusion="anyres", image=TINY.image // 2, frozen=("language",), lora=2)
     )
     with pytest.raises(UsageError, match="--vision clip has no place"):
-        Trunk(fusion="native", vision="clip").instead_of(TINY)
-    for trunk in (Trunk(fusion="lava"), Trunk(frozen=("visoin",))):
+        BackboneOptions(fusion="native", vision="clip").instead_of(TINY)
+    for trunk in (BackboneOptions(fusion="lava"), BackboneOptions(frozen=("visoin",))):
         with pytest.raises(UsageError, match="Did you mean"):
             trunk.instead_of(TINY)
 

@@ -14,8 +14,8 @@ K = 6
 class Counting:
     """Plan p says at its step j: time at which the step happens, and p."""
 
-    def __init__(self, executes=3, continues=True):
-        self.spec, self.executes, self.continues, self.told = make_spec(), executes, continues, []
+    def __init__(self, n_action_steps=3, supports_rtc=True):
+        self.spec, self.n_action_steps, self.supports_rtc, self.told = make_spec(), n_action_steps, supports_rtc, []
 
     def reset(self, seeds):
         self.told = []
@@ -28,7 +28,7 @@ class Counting:
         return chunk if committed is None else torch.cat([committed, chunk[:, committed.shape[1] :]], 1)
 
     def act(self, obs):
-        return self.plan(obs)[:, : self.executes]
+        return self.plan(obs)[:, : self.n_action_steps]
 
 
 def drive(execution, steps=12):
@@ -53,8 +53,8 @@ def test_it_looks_again_after_so_many_actions(execute):
 
 def test_a_late_plan_takes_over_where_it_has_got_to():
     """Observed at 3, computed for 2 steps: steps 3 and 4 are the old plan's, step 5 is the new one's."""
-    for continuing in (True, False):
-        actions = drive(Execution(Counting(), ExecutionConfig(execute=3, delay=2, continuing=continuing)))
+    for rtc in (True, False):
+        actions = drive(Execution(Counting(), ExecutionConfig(execute=3, delay=2, rtc=rtc)))
         assert actions[:, 1].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 3]
         assert torch.equal(actions[:, 0], torch.arange(12.0))
 
@@ -64,8 +64,8 @@ def test_only_a_continuing_policy_is_told_what_happens_meanwhile():
     drive(Execution(planner, ExecutionConfig(execute=3, delay=2)))
     assert planner.told[0] is None
     assert planner.told[1][0, :, 0].tolist() == [3, 4]
-    for deaf, asked in ((planner, False), (Counting(continues=False), True)):
-        execution = Execution(deaf, ExecutionConfig(execute=3, delay=2, continuing=asked))
+    for deaf, asked in ((planner, False), (Counting(supports_rtc=False), True)):
+        execution = Execution(deaf, ExecutionConfig(execute=3, delay=2, rtc=asked))
         drive(execution)
         assert deaf.told == [None] * 4
         assert execution.describe() == ["execute=3", "delay=2", "naive"]
@@ -130,4 +130,4 @@ def test_what_is_planned_goes_on_from_what_is_committed_where_it_says_so(config)
     plans = [plan(c) for c in committed]
     for c, p in zip(committed, plans, strict=True):
         torch.testing.assert_close(p[:, :2], c)
-    assert policy.continues != torch.equal(plans[0][:, 2:], plans[1][:, 2:])
+    assert policy.supports_rtc != torch.equal(plans[0][:, 2:], plans[1][:, 2:])

@@ -16,7 +16,7 @@ from worldlab.errors import UsageError
 from worldlab.policies import stages
 from worldlab.policies.captioning import CaptioningConfig
 from worldlab.policies.contrastive import ContrastiveConfig, sigmoid_loss, softmax_loss
-from worldlab.policies.inherit import Ancestor
+from worldlab.policies.inherit import InitRun
 from worldlab.runs import Run
 
 STAGES = {
@@ -35,12 +35,12 @@ LEARNS = {
 }
 
 
-def make_stage(name, ancestor=None, seed=0):
+def make_stage(name, init_run=None, seed=0):
     torch.manual_seed(seed)
     config = STAGES[name]
-    if ancestor is not None:
-        config = replace(config, backbone=ancestor.under(config.backbone))
-    return stages.create(config, make_spec(), [*TASKS, *instructions()], ancestor)
+    if init_run is not None:
+        config = replace(config, backbone=init_run.applied_to(config.backbone))
+    return stages.create(config, make_spec(), [*TASKS, *instructions()], init_run)
 
 
 def save(model, path):
@@ -78,21 +78,21 @@ def test_what_a_stage_leaves_as_it_is_gets_no_gradient_and_does_not_move(name):
 
 def test_the_next_stage_begins_where_the_last_one_ended(tmp_path):
     """All the way from captions to actions, each built from the run before it alone."""
-    ancestor, ended = None, {}
+    init_run, ended = None, {}
     for name in ("contrastive", "align", "instruct"):
-        stage = make_stage(name, ancestor, seed=1)
-        if ancestor is not None:
-            report = ancestor.into(stage)
+        stage = make_stage(name, init_run, seed=1)
+        if init_run is not None:
+            report = init_run.load_into(stage)
             assert report.fresh == ()
             for key, value in stage.state_dict().items():
                 assert torch.equal(value, ended[key]), key
         step(stage)
         ended = {key: value.clone() for key, value in stage.state_dict().items()}
-        ancestor = Ancestor(save(stage, tmp_path / name))
+        init_run = InitRun(save(stage, tmp_path / name))
     config = HEADS["flow"]
-    config = replace(config, backbone=ancestor.under(config.backbone))
-    policy = policies.create(config, make_spec(), make_statistics(), TASKS, ancestor=ancestor)
-    report = ancestor.into(policy)
+    config = replace(config, backbone=init_run.applied_to(config.backbone))
+    policy = policies.create(config, make_spec(), make_statistics(), TASKS, init_run=init_run)
+    report = init_run.load_into(policy)
     trunk = {key for key in ended if key.startswith("backbone.")}
     assert trunk <= {*policy.state_dict()} - {*report.fresh}
     assert all(torch.equal(policy.state_dict()[key], ended[key]) for key in trunk)
@@ -105,11 +105,11 @@ def test_the_next_stage_begins_where_the_last_one_ended(tmp_path):
 @pytest.mark.parametrize("head", ["tokens", "fast", "flow-adarms"])
 def test_a_head_that_writes_into_the_vocabulary_leaves_the_words_where_they_were(head, tmp_path):
     stage = make_stage("align")
-    ancestor = Ancestor(save(stage, tmp_path / "align"))
-    config = replace(HEADS[head], backbone=ancestor.under(HEADS[head].backbone))
+    init_run = InitRun(save(stage, tmp_path / "align"))
+    config = replace(HEADS[head], backbone=init_run.applied_to(HEADS[head].backbone))
     batch = make_batch(make_spec(), b=256)
-    policy = policies.create(config, make_spec(), make_statistics(), TASKS, batch, ancestor)
-    report = ancestor.into(policy)
+    policy = policies.create(config, make_spec(), make_statistics(), TASKS, batch, init_run)
+    report = init_run.load_into(policy)
     old, new = stage.words, policy.backbone.language.get_input_embeddings().weight
     assert torch.equal(new[: len(old)], old)
     assert not any(key.startswith("backbone.") for key in report.fresh)
@@ -118,10 +118,10 @@ def test_a_head_that_writes_into_the_vocabulary_leaves_the_words_where_they_were
 
 def test_adapters_go_beside_the_weights_of_the_run_before(tmp_path):
     stage = make_stage("align")
-    ancestor = Ancestor(save(stage, tmp_path / "align"))
-    config = replace(HEADS["flow"], backbone=ancestor.under(replace(TINY, lora=2)))
-    policy = policies.create(config, make_spec(), make_statistics(), TASKS, ancestor=ancestor)
-    report = ancestor.into(policy)
+    init_run = InitRun(save(stage, tmp_path / "align"))
+    config = replace(HEADS["flow"], backbone=init_run.applied_to(replace(TINY, lora=2)))
+    policy = policies.create(config, make_spec(), make_statistics(), TASKS, init_run=init_run)
+    report = init_run.load_into(policy)
     assert all("lora_" in name for name in report.fresh if name.startswith("backbone."))
     layer = "backbone.language.layers.0.mlp.up_proj"
     assert torch.equal(policy.state_dict()[f"{layer}.base_layer.weight"], stage.state_dict()[f"{layer}.weight"])
@@ -213,20 +213,20 @@ def test_it_learns(stage, metric, least):
 
 def test_what_cannot_be_gone_on_with_is_refused_in_one_sentence(tmp_path):
     with pytest.raises(UsageError, match="no run at"):
-        Ancestor(tmp_path / "nothing")
+        InitRun(tmp_path / "nothing")
     blind = make_policy(policies.StateOnlyConfig(width=16, chunk=4, execute=2, pace=None))
     with pytest.raises(UsageError, match="no vision-language trunk"):
-        Ancestor(save(blind, tmp_path / "blind"))
+        InitRun(save(blind, tmp_path / "blind"))
     Run.create(tmp_path / "begun", make_stage("align").describe())
     with pytest.raises(UsageError, match="no weights"):
-        Ancestor(tmp_path / "begun")
-    ancestor = Ancestor(save(make_stage("align"), tmp_path / "align"))
+        InitRun(tmp_path / "begun")
+    init_run = InitRun(save(make_stage("align"), tmp_path / "align"))
     with pytest.raises(UsageError, match="does not know the words juggle"):
-        policies.create(HEADS["flow"], make_spec(), make_statistics(), ["juggle the red cube"], ancestor=ancestor)
+        policies.create(HEADS["flow"], make_spec(), make_statistics(), ["juggle the red cube"], init_run=init_run)
     lora = replace(HEADS["flow"], backbone=replace(TINY, lora=2))
-    adapted = Ancestor(save(make_policy(lora), tmp_path / "lora"))
+    adapted = InitRun(save(make_policy(lora), tmp_path / "lora"))
     with pytest.raises(UsageError, match="--lora 2 would work"):
-        adapted.under(TINY)
+        adapted.applied_to(TINY)
 
 
 def test_a_checkpoint_that_writes_by_a_layer_of_its_own_is_not_taught_words(tmp_path):

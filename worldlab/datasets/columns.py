@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldlab.datasets.files import Bytes, Content, Files
-from worldlab.datasets.shards import Layout
+from worldlab.datasets.shards import ArrayLayout
 
 type Wanted = tuple[int, NDArray[np.generic]]
 """The first row, and where that row and those after it go to."""
@@ -29,7 +29,7 @@ class DamageError(Exception):
 class Column:
     """The committed rows of one array."""
 
-    def __init__(self, files: Files, layout: Layout) -> None:
+    def __init__(self, files: Files, layout: ArrayLayout) -> None:
         self.files, self.layout = files, layout
         self._index: dict[int, tuple[str, NDArray[np.int64]]] = {}
 

@@ -7,7 +7,7 @@ import google_crc32c
 from pydantic import TypeAdapter, ValidationError
 
 from worldlab.datasets.files import Files
-from worldlab.datasets.shards import Layout
+from worldlab.datasets.shards import ArrayLayout
 from worldlab.errors import UsageError
 from worldlab.runs import to_json
 from worldlab.trajectory import Spec
@@ -30,7 +30,7 @@ class Header:
     """The contract of the environment that the episodes come from."""
     provenance: dict[str, object]
     """Where they come from."""
-    columns: tuple[Layout, ...] = ()
+    columns: tuple[ArrayLayout, ...] = ()
     """What is stored of every row."""
     episodes: int = 0
     """Committed rows of the episode table."""

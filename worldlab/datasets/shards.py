@@ -24,7 +24,7 @@ _CHUNK_ROWS, _SHARD_ROWS = (4, 1024), 4096
 
 
 @dataclass(frozen=True)
-class Layout:
+class ArrayLayout:
     """Of one array; the first axis is time."""
 
     name: str
@@ -39,7 +39,7 @@ class Layout:
     """Rows of one file: a power of two, so that shards of all columns line up every `SHARD_ROWS` rows."""
 
     @classmethod
-    def of(cls, name: str, values: NDArray[np.generic]) -> "Layout":
+    def of(cls, name: str, values: NDArray[np.generic]) -> "ArrayLayout":
         """The layout for rows like `values`.
 
         A chunk is about 128 KiB. Random windows decode whole chunks, so images, of which four fit, waste little; four

@@ -25,7 +25,7 @@ from worldlab.datasets import rows
 from worldlab.datasets.columns import Column, DamageError, Wanted
 from worldlab.datasets.files import Content, Lock, files_at
 from worldlab.datasets.header import FORMAT, Header
-from worldlab.datasets.shards import Layout
+from worldlab.datasets.shards import ArrayLayout
 from worldlab.errors import UsageError
 from worldlab.runs import Json
 from worldlab.trajectory import Spec, Trajectory
@@ -33,7 +33,7 @@ from worldlab.trajectory import Spec, Trajectory
 _GROUP = b'{"zarr_format": 3, "node_type": "group", "attributes": {}}'
 _GAP = 10_000
 """Seeds this far apart are of different collections."""
-_TABLE = Layout.of("episodes", np.zeros((0, 4), np.int64))
+_TABLE = ArrayLayout.of("episodes", np.zeros((0, 4), np.int64))
 
 
 class EpisodeStore:
@@ -128,7 +128,7 @@ class EpisodeStore:
         return tuple(layout.name for layout in self.header.columns)
 
     @property
-    def layouts(self) -> tuple[Layout, ...]:
+    def layouts(self) -> tuple[ArrayLayout, ...]:
         """How each column is stored."""
         return self.header.columns
 
@@ -228,13 +228,13 @@ class EpisodeStore:
         values = {name: x.numpy() for name, x in rows.real_rows(columns, trajectory.valid).items()}
         with self.writing():
             if not len(self):
-                self.define([Layout.of(name, x) for name, x in values.items()])
+                self.define([ArrayLayout.of(name, x) for name, x in values.items()])
             content: Content = {}
             for name, x in values.items():
                 content |= self._columns[name].extended(x, self.header.rows)
             self.commit(content, table, tasks, self.header.rows + int(lengths.sum()))
 
-    def define(self, layouts: Sequence[Layout]) -> Mapping[str, Column]:
+    def define(self, layouts: Sequence[ArrayLayout]) -> Mapping[str, Column]:
         """Say what columns there are, before the first commit."""
         self._columns = {layout.name: Column(self.files, layout) for layout in layouts}
         return self._columns

@@ -9,10 +9,10 @@ from worldlab.errors import UsageError
 from worldlab.trajectory import Spec, Trajectory
 
 _LOOKED_AT = 4
-"""Episodes that tell whether a store's actions were held."""
+"""Episodes that tell whether a store's actions were repeated."""
 
 
-def check_held(store: EpisodeStore, stride: int) -> None:
+def check_action_repeat(store: EpisodeStore, stride: int) -> None:
     """Raise `UsageError` where actions of the first episodes changed within a stride."""
     for i in range(min(_LOOKED_AT, len(store)) if stride > 1 else 0):
         action = store[i].action[:-1]
@@ -20,7 +20,7 @@ def check_held(store: EpisodeStore, stride: int) -> None:
         if not torch.equal(action, action[first]):
             raise UsageError(
                 f"this model's actions last {stride} control steps, and those of '{store.path}' do not; take a store "
-                f"in which they were held, such as the replay.zarr of a run of this preset with --env."
+                f"in which they were repeated, such as the replay.zarr of a run of this preset with --env."
             )
 
 

@@ -48,7 +48,7 @@ class Windows:
             observed: load images and state for this many first rows only. The rest of the window is then about
                 actions, so an episode's last row, which has none, counts as padding.
             stride: control steps from one row of a window to the next, and from one window to the next, for episodes
-                in which actions were held for so long. Rewards are summed, and success or an end between counts. An
+                in which actions were repeated for so long. Rewards are summed, and success or an end between counts. An
                 episode's last row is the last of its windows too, where it ends before a stride is over.
             pad: let windows run past the end of their episode; such rows are zero and not `valid`.
             episodes: which episodes to use; None uses all.

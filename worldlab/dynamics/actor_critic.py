@@ -30,20 +30,20 @@ class ActorCriticConfig:
     """Beliefs of a batch from which dreams begin, at most; DreamerV3 begins from all."""
     discount: float = 0.99
     """Of a reward one step later. DreamerV3 has 1 - 1/333, which a critic needs many more training steps to learn."""
-    standing: bool = False
+    absorbing_success: bool = False
     """Whether what ends in success goes on earning its last reward for ever. Where rewards are shaped and success ends
     the episode, an actor would else be paid for not succeeding."""
-    trace: float = 0.95
+    lam: float = 0.95
     """Lambda of the returns: 0 trusts the critic after one step, 1 only at the end of a dream."""
     entropy: float = 3e-4
     """Weight of the actor's entropy, against returns in units of their range."""
-    slow: float = 0.02
+    slow_rate: float = 0.02
     """How far the slow critic moves towards the critic in a training step."""
-    least: float = 0.1
+    min_std: float = 0.1
     """Smallest standard deviation of an action, of which the whole range is 2."""
-    temper: float = 0.1
-    """Share of its last layer's outputs that an actor heeds: it then turns less in a step than a critic does."""
-    calm: float = 1e-3
+    output_scale: float = 0.1
+    """Factor on the actor's last layer, so that it changes less per optimizer step than the critic."""
+    output_penalty: float = 1e-3
     """Weight of its squared outputs, means and widths, before they are bounded. Adam's steps are as large where
     gradients are next to nothing: an actor that has not seen any reward yet would drift to where its bounds leave no
     gradient. It keeps widths up more than `entropy` does, which pays (docs/dreamer.md)."""
@@ -94,7 +94,7 @@ type ToAction = Callable[[Float[Tensor, "b d"], Float[Tensor, "b a"]], Float[Ten
 
 
 def lambda_returns(
-    reward: Float[Tensor, "n h"], value: Float[Tensor, "n t"], discount: Float[Tensor, "n h"], trace: float
+    reward: Float[Tensor, "n h"], value: Float[Tensor, "n t"], discount: Float[Tensor, "n h"], lam: float
 ) -> Float[Tensor, "n h"]:
     """R_i = r_i + d_i ((1 - λ) v_{i+1} + λ R_{i+1}), and R_h = v_h (DreamerV3, "Critic").
 
@@ -102,12 +102,12 @@ def lambda_returns(
         reward: received after each of h steps.
         value: of where the steps begin and of what each leads to, t = h + 1.
         discount: of what follows each step; 0 where the episode ends with it.
-        trace: λ.
+        lam: λ.
     """
     last = value[:, -1]
     returns: list[Tensor] = []
     for r, v, d in zip(reward.unbind(1)[::-1], value.unbind(1)[:0:-1], discount.unbind(1)[::-1], strict=True):
-        last = r + d * torch.lerp(v, last, trace)
+        last = r + d * torch.lerp(v, last, lam)
         returns.append(last)
     return torch.stack(returns[::-1], 1)
 
@@ -155,16 +155,16 @@ class ActorCritic(nn.Module):
         self.scale = ReturnScale()
 
     def distribution(self, features: Float[Tensor, "*b f"]) -> Normal:
-        """Of moves: bounded mean, and a standard deviation from `least` to 1 (DreamerV3's bounded normal)."""
+        """Of moves: bounded mean, and a standard deviation from `min_std` to 1 (DreamerV3's bounded normal)."""
         return self._bounded(self._outputs(features))
 
     def _outputs(self, features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b o"]:
         """Mean and width of moves, not yet bounded."""
-        return self.config.temper * self.actor(features).float()
+        return self.config.output_scale * self.actor(features).float()
 
     def _bounded(self, outputs: Float[Tensor, "*b o"]) -> Normal:
         mean, width = outputs.chunk(2, -1)
-        return Normal(mean.tanh(), self.config.least + (1 - self.config.least) * (width + 2).sigmoid())
+        return Normal(mean.tanh(), self.config.min_std + (1 - self.config.min_std) * (width + 2).sigmoid())
 
     def dream(self, world: Dreamable, start: Float[Tensor, "n d"], action: ToAction) -> Dream:
         """Imagine `horizon` steps from each belief, with torch's own randomness."""
@@ -177,7 +177,7 @@ class ActorCritic(nn.Module):
         after = seen[:, 1:].contiguous()
         reward, discount = world.reward(after), self.config.discount
         goes_on, succeeded = world.endings(after)
-        if self.config.standing:
+        if self.config.absorbing_success:
             reward = reward * (1 + succeeded * discount / (1 - discount))
         return Dream(seen, torch.stack(moves, 1), reward, goes_on)
 
@@ -197,14 +197,14 @@ class ActorCritic(nn.Module):
         if self.training:
             with torch.no_grad():
                 for slow, fast in zip(self.slow.parameters(), self.critic.parameters(), strict=True):
-                    slow.lerp_(fast, config.slow)
+                    slow.lerp_(fast, config.slow_rate)
         before = dream.features[:, :-1].contiguous()  # or every layer that reads them copies them
         logits = self.critic(before).float()
         with torch.no_grad():
             last = self.critic(dream.features[:, -1:])
             value = self.two_hot.mean(torch.cat([logits.detach(), last.float()], 1))
             discount = config.discount * dream.goes_on
-            returns = lambda_returns(dream.reward, value, discount, config.trace)
+            returns = lambda_returns(dream.reward, value, discount, config.lam)
             weight = torch.cat([torch.ones_like(discount[:, :1]), discount[:, :-1]], 1).cumprod(1)
             advantage = (returns - value[:, :-1]) / self.scale(returns)
             slow = self.two_hot.mean(self.slow(before))
@@ -212,5 +212,5 @@ class ActorCritic(nn.Module):
         outputs = self._outputs(before)
         chosen = self._bounded(outputs)
         gain = chosen.log_prob(dream.move).sum(-1) * advantage + config.entropy * chosen.entropy().sum(-1)
-        gain = gain - config.calm * outputs.square().sum(-1)
+        gain = gain - config.output_penalty * outputs.square().sum(-1)
         return {"critic": (weight * error).mean(), "actor": -(weight * gain).mean()}

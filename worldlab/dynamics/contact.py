@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from worldlab.dynamics.layout import Layout, World
+from worldlab.dynamics.layout import Layout, WorldState
 from worldlab.normalize import Moments, Standardize
 
 NEAR = 0.05
@@ -52,7 +52,7 @@ class Contact(nn.Module):
         self.net = plain_mlp(len(state.mean) + 11, width, depth, 7 + layout.sizes[2])
         nn.init.zeros_(self.net[-1].weight)  # pyright: ignore[reportArgumentType]
 
-    def forward(self, before: World, after: World) -> World:
+    def forward(self, before: WorldState, after: WorldState) -> WorldState:
         """`after`, whose arm has moved, with the objects pushed from where they are in `before`."""
         objects = self.layout.sizes[0]
         if objects == 0:
@@ -77,7 +77,7 @@ class Contact(nn.Module):
             pixels=before.pixels + NEAR * touched * pixels,
         )
 
-    def near(self, world: World) -> Float[Tensor, "*b o 3"]:
+    def near(self, world: WorldState) -> Float[Tensor, "*b o 3"]:
         """Where the objects are as seen from the gripper, in units of `NEAR`."""
         gripper = list(self.layout.gripper)
         origin = world.free[..., None, gripper] if gripper else 0.0

@@ -46,7 +46,7 @@ class FrameDecoder(nn.Module):
         return {name: torch.cat(parts).unflatten(0, features.shape[:-1]) for name, parts in drawn.items()}
 
     def loss(
-        self, features: Float[Tensor, "n f"], images: dict[str, UInt8[Tensor, "n _ _ 3"]], focus: float
+        self, features: Float[Tensor, "n f"], images: dict[str, UInt8[Tensor, "n _ _ 3"]], foreground_weight: float
     ) -> Float[Tensor, ""]:
         """Squared error per pixel, weighted by how far the pixel is from the batch's mean frame.
 
@@ -55,7 +55,7 @@ class FrameDecoder(nn.Module):
         total = features.new_zeros(())
         for name in self.cameras:
             branch: _Branch = self.branches[name]  # pyright: ignore[reportAssignmentType]
-            total = total + branch.error(features, images[name], focus)
+            total = total + branch.error(features, images[name], foreground_weight)
         return total
 
 
@@ -98,15 +98,15 @@ class _Branch(nn.Module):
         return self.background + patches[:, :, :height, :width]
 
     def error(
-        self, features: Float[Tensor, "n f"], images: UInt8[Tensor, "n _ _ 3"], focus: float
+        self, features: Float[Tensor, "n f"], images: UInt8[Tensor, "n _ _ 3"], foreground_weight: float
     ) -> Float[Tensor, ""]:
         """`FrameDecoder.loss` of this camera, patch by patch: frames are never put together."""
         target = self._cells(images.permute(0, 3, 1, 2)) / 255
         off = (self.patches(features) + self._cells(self.background[None])) - target
         weight: Tensor | None = None
-        if focus:
+        if foreground_weight:
             colours = (target - target.mean(0)).abs_().unflatten(-1, (3, -1))
-            weight = 1 + focus * colours.mean(-2, keepdim=True).expand_as(colours).flatten(-2)
+            weight = 1 + foreground_weight * colours.mean(-2, keepdim=True).expand_as(colours).flatten(-2)
         if any(pixels % PATCH for pixels in self.size):
             inside = self._cells(images.new_ones(1, 3, *self.size)).float()
             weight = inside if weight is None else weight * inside

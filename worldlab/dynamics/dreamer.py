@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from worldlab.dynamics.actor_critic import ActorCritic, ActorCriticConfig
 from worldlab.dynamics.filtered import some_of
-from worldlab.dynamics.planners import REACH
+from worldlab.dynamics.planners import MAX_STEP
 from worldlab.dynamics.rssm import RSSM
 from worldlab.dynamics.rssm_config import RSSMConfig
 from worldlab.normalize import Statistics
@@ -30,7 +30,7 @@ class DreamerConfig:
     behaviour: ActorCriticConfig = field(default_factory=ActorCriticConfig)
     """Actor and critic."""
     repeat: int = 1
-    """Control steps for which an action is held, which is one step of the model."""
+    """Control steps for which an action is repeated, which is one step of the model."""
 
 
 class Dreamer(nn.Module):
@@ -99,7 +99,7 @@ class Dreamer(nn.Module):
     def action(self, belief: Float[Tensor, "b d"], move: Float[Tensor, "b a"]) -> Float[Tensor, "b a"]:
         """A move in -1..1 in environment units."""
         if self.world.carried and self.world.body.servo:
-            return torch.clamp(self.world.proprioception(belief) + REACH * move, self.low, self.high)
+            return torch.clamp(self.world.proprioception(belief) + MAX_STEP * move, self.low, self.high)
         return self.low + (move + 1) / 2 * (self.high - self.low)
 
     # A policy

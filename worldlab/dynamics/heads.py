@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 BINS = 255
 """Of a two-hot distribution."""
-REACH = 20.0
+SYMLOG_LIMIT = 20.0
 """The bins lie evenly between the symlogs -20 and 20."""
 
 
@@ -37,7 +37,7 @@ class TwoHot(nn.Module):
         """`bins` is odd, so that one of them is zero."""
         super().__init__()
         # Exactly antisymmetric, so that equal logits mean exactly zero.
-        upper = symexp(torch.linspace(0, REACH, bins // 2 + 1))
+        upper = symexp(torch.linspace(0, SYMLOG_LIMIT, bins // 2 + 1))
         self.register_buffer("bins", torch.cat([-upper.flip(0)[:-1], upper]), persistent=False)
 
     def mean(self, logits: Float[Tensor, "*b n"]) -> Float[Tensor, "*b"]:

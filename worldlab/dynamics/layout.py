@@ -16,7 +16,7 @@ POSE = ("x", "y", "z", "qw", "qx", "qy", "qz")
 
 
 @dataclass(frozen=True)
-class World:
+class WorldState:
     """The state of a simulated world, in the units of the data."""
 
     state: Float[Tensor, "*b s"]
@@ -53,18 +53,18 @@ class World:
         around = torch.stack([twice_c * twice_c - twice_s * twice_s, 2 * twice_c * twice_s], -1)
         return torch.cat([around, up], -1)
 
-    def rows(self, start: int, stop: int) -> "World":
+    def rows(self, start: int, stop: int) -> "WorldState":
         """The rows start..stop-1 of worlds (b, t, ...)."""
-        return World(*(x[:, start:stop] for x in self.columns))
+        return WorldState(*(x[:, start:stop] for x in self.columns))
 
-    def detach(self) -> "World":
+    def detach(self) -> "WorldState":
         """The same without gradients."""
-        return World(*(x.detach() for x in self.columns))
+        return WorldState(*(x.detach() for x in self.columns))
 
 
-def stack(worlds: Sequence[World]) -> World:
+def stack(worlds: Sequence[WorldState]) -> WorldState:
     """Consecutive worlds (b, t, ...) as one with an axis of steps, (b, t, steps, ...)."""
-    return World(*(torch.stack(parts, 2) for parts in zip(*(w.columns for w in worlds), strict=True)))
+    return WorldState(*(torch.stack(parts, 2) for parts in zip(*(w.columns for w in worlds), strict=True)))
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,10 @@ class Layout:
 
     def split(
         self, state: Float[Tensor, "*b s"], velocity: Float[Tensor, "*b s"], privileged: Float[Tensor, "*b z"]
-    ) -> World:
+    ) -> WorldState:
         """Take the columns apart; further columns of `privileged` are left out."""
         pose = _take(privileged, self.poses, len(POSE))
-        return World(
+        return WorldState(
             state=state,
             velocity=velocity,
             free=privileged[..., list(self.free)],
@@ -134,7 +134,7 @@ class Layout:
             pixels=_take(privileged, self.pixels, self.sizes[2]),
         )
 
-    def join(self, world: World) -> Float[Tensor, "*b z"]:
+    def join(self, world: WorldState) -> Float[Tensor, "*b z"]:
         """The privileged columns of a world: the inverse of `split`."""
         privileged = world.state.new_zeros(*world.state.shape[:-1], len(self.names))
         privileged[..., list(self.free)] = world.free

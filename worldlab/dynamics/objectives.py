@@ -24,8 +24,8 @@ SHUT = -0.15
 
 
 def mean_reward(dream: Trajectory) -> Float[Tensor, " n"]:
-    """The mean imagined reward, of futures that stand still after their end (`Trajectory.standing_reward`)."""
-    return dream.standing_reward.mean(1)
+    """The mean imagined reward, of futures that stand still after their end (`Trajectory.absorbing_reward`)."""
+    return dream.absorbing_reward.mean(1)
 
 
 @dataclass(frozen=True)

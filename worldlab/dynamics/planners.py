@@ -27,18 +27,20 @@ class Search:
     horizon: int = 10
     """Steps imagined."""
     candidates: int = 128
-    """Futures imagined in each round, for each episode."""
-    rounds: int = 3
+    """Futures imagined in each iteration, for each episode."""
+    iterations: int = 3
     """At most, of imagining and drawing closer."""
-    agreement: float = 0.25
-    """A search stops when its spread has shrunk to this fraction, in the mean over the plan; 0 never stops it."""
-    spread: float | None = None
-    """Standard deviation of the first round, in units of the action. None: for joint targets, `STEP` from one step to
-    the next; else half of the action's range."""
-    persistence: float = 0.7
+    std_tolerance: float = 0.25
+    """A search stops when its standard deviation has shrunk to this fraction of the first, in the mean over the plan;
+    0 never stops it."""
+    init_std: float | None = None
+    """Standard deviation of the first iteration, in units of the action. None: for joint targets, `INIT_STEP_STD` from
+    one step to the next; else half of the action's range."""
+    noise_correlation: float = 0.7
     """Correlation of the noise from one step to the next: jitter moves an arm nowhere."""
-    caution: float = 0.3
-    """How much of its old spread a round keeps, so that the search does not close in before it has arrived."""
+    std_momentum: float = 0.3
+    """How much of its old standard deviation an iteration keeps, so that the search does not close in before it has
+    arrived."""
     context: int = 8
     """Rows that the model may look back on."""
 
@@ -48,16 +50,16 @@ class Search:
         Raises:
             UsageError: a size is not positive, or the noise would be the same at all steps.
         """
-        if min(self.horizon, self.candidates, self.rounds, self.context) < 1 or not 0 <= self.persistence < 1:
+        if min(self.horizon, self.candidates, self.iterations, self.context) < 1 or not 0 <= self.noise_correlation < 1:
             raise UsageError(
-                "a search needs at least 1 step, candidate, round and row of context, and a persistence of at least 0 "
-                f"and below 1; got {self}."
+                "a search needs at least 1 step, candidate, iteration and row of context, and a noise_correlation of "
+                f"at least 0 and below 1; got {self}."
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CEM(Search):
-    """The cross-entropy method: the next round is drawn around the mean of the best, as far apart as they are."""
+    """The cross-entropy method: the next candidates are drawn around the mean of the best, as far apart as they are."""
 
     elites: int = 16
     """How many are the best."""
@@ -82,7 +84,7 @@ class MPPI(Search):
     """Model-predictive path integrals: every future counts, by the exponential of its score."""
 
     temperature: float = 0.3
-    """In standard deviations of the scores of a round; the smaller, the more the best alone count."""
+    """In standard deviations of the scores of an iteration; the smaller, the more the best alone count."""
 
     @override
     def __post_init__(self) -> None:
@@ -100,9 +102,9 @@ class MPPI(Search):
         return mean, (weight * (moves - mean[:, None]).square()).sum(1).sqrt()
 
 
-STEP = 0.06
+INIT_STEP_STD = 0.06
 """Radians that joint targets move by in a step, as a standard deviation, before anything is known."""
-REACH = 0.12
+MAX_STEP = 0.12
 """The most that a joint target may move by in a step, radians: beyond it servos throw things about."""
 
 
@@ -111,19 +113,19 @@ class Plan:
     """What a search came to."""
 
     action: Float[Tensor, "b t a"]
-    """What the last round came to (the mean of its elites, of MPPI's weights), in environment units."""
+    """What the last iteration came to (the mean of its elites, of MPPI's weights), in environment units."""
     score: Float[Tensor, " b"]
     """What the objective says of it."""
-    rounds: tuple[int, ...]
-    """Rounds that each episode took."""
+    iterations: tuple[int, ...]
+    """Iterations that each episode took."""
 
 
 class Planner[S: Indexable]:
     """A policy that searches the model's imagination for the actions that the objective wants most.
 
     It executes the first action of the plan and plans again, from the rest of the plan on. All episodes and candidates
-    are imagined in one batch. The noise of an episode is keyed by (its seed, step, round), and a model is asked without
-    a generator, so that neither the other episodes nor their number change a plan.
+    are imagined in one batch. The noise of an episode is keyed by (its seed, step, iteration), and a model is asked
+    without a generator, so that neither the other episodes nor their number change a plan.
     """
 
     def __init__(
@@ -159,8 +161,8 @@ class Planner[S: Indexable]:
         self._seen: list[_Seen] = []
         self._done: list[Tensor] = []
         self._plan: Tensor | None = None
-        self.rounds: list[int] = []
-        """Rounds that each plan took since then."""
+        self.iterations: list[int] = []
+        """Iterations that each plan took since then."""
 
     def act(self, obs: Observation) -> Float[Tensor, "b 1 a"]:
         """The first action of the best plan from here."""
@@ -172,7 +174,7 @@ class Planner[S: Indexable]:
         if going := [i for i, done in enumerate(over) if not done]:
             guess = None if self._plan is None else self._plan[going]
             plan = self.plan(self._context().pick(going), [self._seeds[i] for i in going], self._step, guess)
-            self.rounds += plan.rounds
+            self.iterations += plan.iterations
             action[going] = plan.action
         self._step += 1
         self._plan = torch.cat([action[:, 1:], action[:, -1:]], 1)
@@ -195,22 +197,22 @@ class Planner[S: Indexable]:
         belief = self.model.observe(context)
         origin = context.obs.state[everyone, context.length - 1] if self._targets else None
         mean = self._first_moves(len(seeds), origin) if guess is None else self._moves(guess, origin)
-        first = self._spread().expand_as(mean)
-        std, rounds, rows = first.clone(), torch.zeros(len(seeds), dtype=torch.long), everyone
-        for number in range(search.rounds):
+        first = self._init_std().expand_as(mean)
+        std, iterations, rows = first.clone(), torch.zeros(len(seeds), dtype=torch.long), everyone
+        for number in range(search.iterations):
             here = None if origin is None else origin[rows]
             noise = torch.stack([self._noise(seeds[i], step, number) for i in rows.tolist()])
             moves = mean[rows, None] + std[rows, None] * noise
             moves[:, 0] = mean[rows]  # what was come to so far stays among the candidates
             actions = self._actions(moves, here)
-            mean[rows], spread = search.refit(self._moves(actions, here), self._scores(belief, rows, actions))
-            std[rows] = torch.lerp(spread, std[rows], search.caution)
-            rounds[rows] += 1
-            rows = rows[(std[rows] / first[rows]).mean((1, 2)) > search.agreement]
+            mean[rows], fitted = search.refit(self._moves(actions, here), self._scores(belief, rows, actions))
+            std[rows] = torch.lerp(fitted, std[rows], search.std_momentum)
+            iterations[rows] += 1
+            rows = rows[(std[rows] / first[rows]).mean((1, 2)) > search.std_tolerance]
             if len(rows) == 0:
                 break
         action = self._actions(mean, origin)
-        return Plan(action, self._scores(belief, everyone, action[:, None])[:, 0], tuple(rounds.tolist()))
+        return Plan(action, self._scores(belief, everyone, action[:, None])[:, 0], tuple(iterations.tolist()))
 
     def _scores(self, belief: S, rows: Int[Tensor, " b"], actions: Float[Tensor, "b n t a"]) -> Float[Tensor, "b n"]:
         """What the objective says of the candidates of some episodes."""
@@ -230,21 +232,21 @@ class Planner[S: Indexable]:
         """Standard normal noise whose neighbouring steps are correlated."""
         shape = (self.search.candidates, self.search.horizon, len(self._low))
         apart = torch.arange(self.search.horizon).float()
-        correlation = self.search.persistence ** (apart[:, None] - apart).abs()
+        correlation = self.search.noise_correlation ** (apart[:, None] - apart).abs()
         return torch.linalg.cholesky(correlation) @ torch.randn(shape, generator=generator(seed, step, number))
 
-    def _spread(self) -> Float[Tensor, " a"]:
-        """Standard deviation of the first round."""
-        if self.search.spread is not None:
-            return torch.full_like(self._low, self.search.spread)
-        return torch.full_like(self._low, STEP) if self._targets else (self._high - self._low) / 2
+    def _init_std(self) -> Float[Tensor, " a"]:
+        """Standard deviation of the first iteration."""
+        if self.search.init_std is not None:
+            return torch.full_like(self._low, self.search.init_std)
+        return torch.full_like(self._low, INIT_STEP_STD) if self._targets else (self._high - self._low) / 2
 
     def _actions(
         self, moves: Float[Tensor, "b *n t a"], origin: Float[Tensor, "b a"] | None
     ) -> Float[Tensor, "b *n t a"]:
         """Allowed actions: a joint target is where the joint is now and all moves up to then."""
         if origin is not None:
-            moves = _beside(origin, moves) + moves.clamp(-REACH, REACH).cumsum(-2)
+            moves = _beside(origin, moves) + moves.clamp(-MAX_STEP, MAX_STEP).cumsum(-2)
         return torch.clamp(moves, self._low, self._high)
 
     @staticmethod

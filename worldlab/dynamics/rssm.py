@@ -28,9 +28,9 @@ from worldlab.trajectory import Observation, Spec, Trajectory
 class RSSM(nn.Module):
     """A recurrent state-space model of images and proprioception.
 
-    A belief is one vector [h, z, s, w]: the GRU's state, the one-hot latents, with `carry` the proprioceptive state in
-    the units of the data, and with `slots` where objects are (`Slots`). Everything is done to beliefs: `begin` and
-    `update` see, `advance` imagines, `features` is what heads, actors and critics read.
+    A belief is one vector [h, z, s, w]: the GRU's state, the one-hot latents, with `carry_state` the proprioceptive
+    state in the units of the data, and with `slots` where objects are (`Slots`). Everything is done to beliefs: `begin`
+    and `update` see, `advance` imagines, `features` is what heads, actors and critics read.
     """
 
     def __init__(self, config: RSSMConfig, spec: Spec, statistics: Statistics) -> None:
@@ -42,25 +42,25 @@ class RSSM(nn.Module):
         super().__init__()
         self.config, self._data_spec, self.statistics = config, spec, statistics
         self.spec = _spec_of(config, spec)
-        if config.carry and config.sees == "images":
-            raise UsageError("a model that sees images only has no proprioception to carry; use carry=False.")
-        if config.slots and not (config.carry and config.privileged and config.sees == "both"):
+        if config.carry_state and config.sees == "images":
+            raise UsageError("a model that sees images only has no proprioception to carry; use carry_state=False.")
+        if config.slots and not (config.carry_state and config.privileged and config.sees == "both"):
             raise UsageError("slots need frames, a carried state and privileged labels; use slots=False.")
         size = self.size = SIZES[config.size]
         known = statistics.privileged or Moments((), (), (), ())
-        self.carried = len(spec.state) if config.carry else 0
+        self.carried = len(spec.state) if config.carry_state else 0
         self.body = Proprioception(spec, statistics, size.deter, size.units)
         self.eye = FrameEncoder(self.spec.cameras, size.channels)
         self.seen = layer(self.eye.width, size.units) if self.spec.cameras else None
         self.felt = layer(len(spec.state), size.units) if config.sees != "images" else None
         embedding = size.units * sum(part is not None for part in (self.seen, self.felt))
-        inputs = self.body.inputs if config.carry else len(spec.action)
+        inputs = self.body.inputs if config.carry_state else len(spec.action)
         self.core = Recurrence(inputs, embedding, size, correct=config.correct)
         latent = size.stoch * size.classes
         self.slots = Slots(self.spec, statistics, embedding, size.units) if config.slots else None
         of_slots, shown = (self.slots.width, self.slots.features) if self.slots else (0, 0)
         self.parts = [size.deter, latent, self.carried, of_slots]
-        self.width = size.deter + latent + (self.body.width if config.carry else 0) + shown
+        self.width = size.deter + latent + (self.body.width if config.carry_state else 0) + shown
         """Of `features`."""
         self.two_hot = TwoHot()
         self.reward_head = mlp(self.width, size.units, 1, len(self.two_hot.bins), silent=True)
@@ -115,7 +115,7 @@ class RSSM(nn.Module):
         Differentiable, with straight-through gradients of the latents.
         """
         deter, stoch, state, slots = belief.split(self.parts, -1)
-        after = self.body(state, action, deter) if self.config.carry else state
+        after = self.body(state, action, deter) if self.config.carry_state else state
         deter = self.core.advance(deter, stoch, self.core.push(self._done(state, action, after)))
         if self.slots is not None:
             slots = self.slots.move(slots, state, after)
@@ -129,7 +129,7 @@ class RSSM(nn.Module):
 
     def features(self, belief: Float[Tensor, "*b d"]) -> Float[Tensor, "*b f"]:
         """What heads, actors and critics read."""
-        if not self.config.carry:
+        if not self.config.carry_state:
             return belief
         deter, stoch, state, slots = belief.split(self.parts, -1)
         shown = [] if self.slots is None else [self.slots.show(state, slots)]
@@ -234,7 +234,7 @@ class RSSM(nn.Module):
 
     def _done(self, state: Tensor, action: Tensor, after: Tensor) -> Float[Tensor, "*b u"]:
         """What the recurrence is told of a step."""
-        return self.body.motion(state, action, after) if self.config.carry else self.body.scale_action(action)
+        return self.body.motion(state, action, after) if self.config.carry_state else self.body.scale_action(action)
 
     def _privileged(self, belief: Float[Tensor, "*b d"], features: Float[Tensor, "*b f"]) -> Tensor | None:
         """What only a simulator knows."""
@@ -244,7 +244,7 @@ class RSSM(nn.Module):
 
     def _state(self, belief: Float[Tensor, "*b d"], features: Float[Tensor, "*b f"]) -> Float[Tensor, "*b s"]:
         """Proprioception."""
-        if self.config.carry:
+        if self.config.carry_state:
             return self.proprioception(belief)
         return self.body.scale.invert(symexp(self.state_head(features).float()))
 
@@ -254,7 +254,7 @@ class RSSM(nn.Module):
     def compiles(self) -> list[tuple[nn.Module, str]]:
         """A step of the recurrence there and one back; all else too, but for dreams, which take many minutes."""
         parts: list[tuple[nn.Module, str]] = [(self.core, "step"), (self.core, "retreat"), (self, "losses")]
-        return parts[:2] if self.config.dream else parts
+        return parts[:2] if self.config.overshooting else parts
 
     def loss(self, batch: Trajectory) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         """The sum of `losses`.
@@ -272,13 +272,13 @@ class RSSM(nn.Module):
             UsageError: the windows are too short to hold a step, or a dream.
         """
         config, rows = self.config, batch.valid.shape[1]
-        if rows < max(2, config.dream + 1):
-            raise UsageError(f"this world model learns from windows of {max(2, config.dream + 1)} rows; got {rows}.")
+        if rows < (needed := max(2, config.overshooting + 1)):
+            raise UsageError(f"this world model learns from windows of {needed} rows; got {rows}.")
         filtered = self.filter(batch, draw=True)
         losses = self._divergences(filtered, batch.valid) | self._errors(filtered.belief, batch, 0)
-        horizon, dreamt = config.dream or 1, None
+        horizon, dreamt = config.overshooting or 1, None
         state, action, valid = (windows_of(x, horizon) for x in (batch.obs.state, batch.action, batch.valid))
-        if config.dream:
+        if config.overshooting:
             window = Trajectory(
                 obs=Observation({}, state, ()),
                 action=action,
@@ -291,15 +291,14 @@ class RSSM(nn.Module):
             dreamt, surprise = self._dream(filtered, windows_of(filtered.belief, horizon), state)
             losses["dreamt_dynamics"] = config.dynamics * mean_of(surprise, valid[:, 1:])
             losses |= {f"dreamt_{name}": error for name, error in self._errors(dreamt, window, 1).items()}
-        if config.carry:
+        if config.carry_state:
             known = windows_of(filtered.belief[..., : self.size.deter], horizon) if dreamt is None else dreamt
             off = self.body.errors(state, action[:, :-1], known[:, :-1, : self.size.deter])
             losses["body"] = mean_of(off, valid[:, 1:])
         if self.slots is not None and filtered.sightings is not None:
             if batch.privileged is None:
                 raise UsageError("slots need the simulator's privileged state, and these episodes have none.")
-            known = batch.obs.state, batch.privileged, batch.valid
-            errors = self.slots.losses(filtered.sightings, *known, horizon)
+            errors = self.slots.losses(filtered.sightings, batch.obs.state, batch.privileged, batch.valid, horizon)
             losses |= {name: config.privileged * error for name, error in errors.items()}
         return losses | self._frame_errors(batch, filtered.belief, dreamt), filtered
 
@@ -326,7 +325,7 @@ class RSSM(nn.Module):
         )
         reward = self.two_hot.loss(self.reward_head(seen)[:, 1 - first :], window.reward[:, :-1])
         errors = {"reward": mean_of(reward, arrived), "ended": mean_of(ended.sum(-1), arrived)}
-        if not self.config.carry:
+        if not self.config.carry_state:
             # Who sees images only may be asked about the state, but does not learn from it.
             known = seen.detach() if self.config.sees == "images" else seen
             off = self.state_head(known).float() - symlog(self.body.scale(window.obs.state[:, first:]))
@@ -344,7 +343,7 @@ class RSSM(nn.Module):
 
         They learn from how the robot really moved; its own errors would teach them that contact is luck.
         """
-        horizon = self.config.dream
+        horizon = self.config.overshooting
         pushed, posterior = windows_of(filtered.pushed, horizon), windows_of(filtered.posterior.detach(), horizon)
         deter, stoch, _, slots = beliefs[:, 0].split(self.parts, -1)
         noise = self.noise(len(deter) * horizon).unflatten(0, (horizon, len(deter)))
@@ -374,7 +373,7 @@ class RSSM(nn.Module):
         index = torch.arange(n * rows, device=batch.valid.device).unflatten(0, (n, rows))
         errors = {"frames": self._frame_error(batch, seen.flatten(0, 1), index.flatten())}
         if dreamt is not None:
-            rows_dreamt = windows_of(index, self.config.dream)[:, 1:].flatten()
+            rows_dreamt = windows_of(index, self.config.overshooting)[:, 1:].flatten()
             errors["dreamt_frames"] = self._frame_error(batch, dreamt[:, 1:].flatten(0, 1), rows_dreamt)
         return errors
 
@@ -387,7 +386,8 @@ class RSSM(nn.Module):
             return belief.new_zeros(())
         images = {name: image.flatten(0, 1)[row[some]] for name, image in batch.obs.images.items()}
         pixels = sum(3 * h * w for h, w in self.spec.cameras.values()) / len(self.spec.cameras)
-        return self.config.drawing * pixels * self.decoder.loss(self.features(belief[some]), images, self.config.focus)
+        error = self.decoder.loss(self.features(belief[some]), images, self.config.foreground_weight)
+        return self.config.image_weight * pixels * error
 
 
 def _spec_of(config: RSSMConfig, spec: Spec) -> Spec:

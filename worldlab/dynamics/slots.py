@@ -10,7 +10,7 @@ from torch.nn import functional
 from worldlab.dynamics.contact import NEAR, Contact, Kinematics
 from worldlab.dynamics.filtered import Sightings, mean_of
 from worldlab.dynamics.heads import mlp
-from worldlab.dynamics.layout import Layout, World
+from worldlab.dynamics.layout import Layout, WorldState
 from worldlab.errors import UsageError
 from worldlab.normalize import Statistics
 from worldlab.trajectory import Spec
@@ -86,12 +86,12 @@ class Slots(nn.Module):
     ) -> tuple[Float[Tensor, "*b r"], Float[Tensor, "*b w"]]:
         """What a frame says, mixed with what was predicted of it if anything was, and w."""
         if predicted is None:
-            return read, self.hold(read)
+            return read, self.to_belief(read)
         known = self._known(self._world(None, predicted))
         news = (read - known) / self.unit
         gain = self.gain(torch.cat([look, news.detach().clamp(-5, 5)], -1)).float().sigmoid()
         mixed = known + gain[..., self.owner] * (read - known)
-        return mixed, self.hold(mixed)
+        return mixed, self.to_belief(mixed)
 
     def follow(self, look: Float[Tensor, "b t e"], states: Float[Tensor, "b t s"]) -> Sightings:
         """See one row after another."""
@@ -106,8 +106,8 @@ class Slots(nn.Module):
             held.append(slots)
         return Sightings(read, torch.stack(whole, 1), torch.stack(held, 1))
 
-    def hold(self, read: Float[Tensor, "*b r"]) -> Float[Tensor, "*b w"]:
-        """As it is believed: w."""
+    def to_belief(self, read: Float[Tensor, "*b r"]) -> Float[Tensor, "*b w"]:
+        """What is read, as it is believed: w."""
         place, code, *rest = read.detach().split(self._read_parts, -1)
         cosine, sine = code.unflatten(-1, (-1, 2)).unbind(-1)
         heading = torch.atan2(sine, cosine) / 4
@@ -174,7 +174,7 @@ class Slots(nn.Module):
         self,
         slots: Float[Tensor, "b t w"],
         states: Float[Tensor, "b t s"],
-        truth: World,
+        truth: WorldState,
         valid: Bool[Tensor, "b t"],
         horizon: int,
     ) -> Float[Tensor, ""]:
@@ -193,13 +193,13 @@ class Slots(nn.Module):
             total, steps = total + 0.5 * (there * wrong).sum(), steps + valid[:, h:].sum()
         return total / steps.clamp(min=1)
 
-    def _world(self, state: Float[Tensor, "*b s"] | None, slots: Float[Tensor, "*b w"]) -> World:
+    def _world(self, state: Float[Tensor, "*b s"] | None, slots: Float[Tensor, "*b w"]) -> WorldState:
         """A world of slots; without a state it has no arm."""
         objects, of_mark, of_pixel = self.layout.sizes
         place, axes, marks, pixels, constants = slots.split(self.parts, -1)
         nothing = slots[..., :0]
         joints = nothing if state is None else state
-        return World(
+        return WorldState(
             state=joints,
             velocity=torch.zeros_like(joints),
             free=nothing if state is None else self.gripper(state).detach(),
@@ -210,7 +210,7 @@ class Slots(nn.Module):
             pixels=pixels.unflatten(-1, (objects, of_pixel)),
         )
 
-    def _flat(self, world: World) -> Float[Tensor, "*b w"]:
+    def _flat(self, world: WorldState) -> Float[Tensor, "*b w"]:
         """The inverse of `_world`."""
         of_objects = (
             world.place.flatten(-2),
@@ -220,7 +220,7 @@ class Slots(nn.Module):
         )
         return torch.cat([*of_objects, world.constants], -1)
 
-    def _known(self, world: World) -> Float[Tensor, "*b r"]:
+    def _known(self, world: WorldState) -> Float[Tensor, "*b r"]:
         """What a frame could say of a world."""
         code = world.faces[..., :2]
         return torch.cat(

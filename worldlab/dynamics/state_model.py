@@ -11,7 +11,7 @@ from torch.nn import functional
 from worldlab.dynamics.contact import NEAR, Contact, Kinematics, plain_mlp
 from worldlab.dynamics.decoder import FrameDecoder
 from worldlab.dynamics.filtered import some_of
-from worldlab.dynamics.layout import Layout, World, stack
+from worldlab.dynamics.layout import Layout, WorldState, stack
 from worldlab.errors import UsageError
 from worldlab.normalize import Moments, Standardize, Statistics
 from worldlab.runs import Json, described
@@ -36,7 +36,7 @@ class StateModelConfig:
     """Steps imagined in training; every row of a window that has so many after it is a start."""
     frames: int = 8
     """Frames drawn per training step; drawing is trained beside the dynamics and does not shape it."""
-    focus: float = 20.0
+    foreground_weight: float = 20.0
     """How much more a pixel weighs that differs by its whole range from the mean frame."""
 
 
@@ -113,7 +113,7 @@ class StateModel(nn.Module):
 
     def _dream(
         self, belief: Float[Tensor, "b d"], action: Float[Tensor, "b t a"]
-    ) -> tuple[World, Float[Tensor, "b d"]]:
+    ) -> tuple[WorldState, Float[Tensor, "b d"]]:
         """The worlds (b, t, ...) after each action, and the belief after the last."""
         beliefs: list[Tensor] = []
         for now in action.to(belief.device).unbind(1):
@@ -122,7 +122,7 @@ class StateModel(nn.Module):
         return self._split(torch.stack(beliefs, 1)), belief
 
     def _trajectory(
-        self, dream: World, action: Float[Tensor, "b t a"], images: dict[str, UInt8[Tensor, "b t _ _ 3"]]
+        self, dream: WorldState, action: Float[Tensor, "b t a"], images: dict[str, UInt8[Tensor, "b t _ _ 3"]]
     ) -> Trajectory:
         """A dream as others see it."""
         reward, terminated, success = self._outcome(dream).unbind(-1)
@@ -151,7 +151,7 @@ class StateModel(nn.Module):
         starts = rows.shape[1] - horizon
         truth, starting = self._split(rows), rows[:, :starts]
         arm = world = self._split(starting)
-        dreamt: list[World] = []
+        dreamt: list[WorldState] = []
         for h in range(horizon):
             # The objects learn from what the arm really did; its own errors would teach them that contact is luck.
             real = truth.rows(h + 1, h + 1 + starts)
@@ -174,11 +174,11 @@ class StateModel(nn.Module):
         metrics["frames"] = self._frame_loss(batch, rows)
         return torch.stack(list(metrics.values())).sum(), metrics
 
-    def advance(self, world: World, action: Float[Tensor, "*b a"]) -> World:
+    def advance(self, world: WorldState, action: Float[Tensor, "*b a"]) -> WorldState:
         """One control step."""
         return self.contact(world, self._move(world, action))
 
-    def _move(self, world: World, action: Float[Tensor, "*b a"]) -> World:
+    def _move(self, world: WorldState, action: Float[Tensor, "*b a"]) -> WorldState:
         """What the action does to the arm."""
         std = self.scale_state.std * STEP
         aim = (action - world.state) / std if self._spec.joint_targets else self.scale_action(action)
@@ -202,40 +202,40 @@ class StateModel(nn.Module):
         velocity = torch.diff(state, dim=1, prepend=state[:, :1])
         return torch.cat([state, velocity, batch.privileged[..., : len(self.layout.names)]], -1)
 
-    def _split(self, belief: Float[Tensor, "*b d"]) -> World:
+    def _split(self, belief: Float[Tensor, "*b d"]) -> WorldState:
         states = len(self._spec.state)
         return self.layout.split(*belief.split([states, states, len(self.layout.names)], -1))
 
-    def _join(self, world: World) -> Float[Tensor, "*b d"]:
+    def _join(self, world: WorldState) -> Float[Tensor, "*b d"]:
         """The inverse of `_split`."""
         return torch.cat([world.state, world.velocity, self.layout.join(world)], -1)
 
-    def _arm(self, world: World) -> Float[Tensor, "*b w"]:
+    def _arm(self, world: WorldState) -> Float[Tensor, "*b w"]:
         """State, velocity and free columns, scaled."""
         velocity = world.velocity / (STEP * self.scale_state.std)
         return torch.cat([self.scale_state(world.state), velocity, self.scale_free(world.free)], -1)
 
-    def _summary(self, world: World) -> Float[Tensor, "*b w"]:
+    def _summary(self, world: WorldState) -> Float[Tensor, "*b w"]:
         """All but the objects, scaled."""
         return torch.cat([self._arm(world), self.scale_constants(world.constants)], -1)
 
-    def _seen(self, world: World) -> Float[Tensor, "*b o f"]:
+    def _seen(self, world: WorldState) -> Float[Tensor, "*b o f"]:
         """Each object, scaled; zero where there is none."""
         return torch.cat([world.place / NEAR, world.axes.flatten(-2), world.marks], -1) * world.marks[..., :1]
 
-    def _outcome(self, world: World) -> Float[Tensor, "*b 3"]:
+    def _outcome(self, world: WorldState) -> Float[Tensor, "*b 3"]:
         """Reward, and the logits of termination and success, on arriving in a world."""
         summary, seen = self._summary(world), self._seen(world)
         inputs = [summary[..., None, :].expand(*seen.shape[:-1], summary.shape[-1]), seen, self.contact.near(world)]
         parts = self.part(torch.cat(inputs, -1)) * world.marks[..., :1]
         return self.outcome(torch.cat([summary, parts.sum(-2)], -1))
 
-    def _drawn(self, world: World) -> Float[Tensor, "*b f"]:
+    def _drawn(self, world: WorldState) -> Float[Tensor, "*b f"]:
         """What the decoder draws from."""
         objects = torch.cat([self._seen(world), world.pixels * world.marks[..., :1]], -1)
         return torch.cat([self._summary(world), objects.flatten(-2)], -1)
 
-    def _errors(self, dream: World, truth: World) -> dict[str, Tensor]:
+    def _errors(self, dream: WorldState, truth: WorldState) -> dict[str, Tensor]:
         """Squared errors of each row, in steps of the arm, and in centimetres and radians of objects."""
         joints = (dream.state - truth.state) / (STEP * self.scale_state.std)
         errors = {"state": joints.square().mean(-1)}
@@ -251,7 +251,7 @@ class StateModel(nn.Module):
             errors["pixels"] = (present * pixels).mean(-1)
         return errors
 
-    def _outcome_errors(self, dream: World, happened: Float[Tensor, "*b 3"]) -> dict[str, Tensor]:
+    def _outcome_errors(self, dream: WorldState, happened: Float[Tensor, "*b 3"]) -> dict[str, Tensor]:
         """Errors of the outcomes as read off a dream; they do not shape it."""
         predicted = self._outcome(dream.detach())
         ended = functional.binary_cross_entropy_with_logits(predicted[..., 1:], happened[..., 1:], reduction="none")
@@ -265,7 +265,7 @@ class StateModel(nn.Module):
             return rows.new_zeros(())
         images = {name: image[:, :seen].flatten(0, 1)[some] for name, image in batch.obs.images.items()}
         return self.decoder.loss(
-            self._drawn(self._split(rows[:, :seen].flatten(0, 1)[some])), images, self.config.focus
+            self._drawn(self._split(rows[:, :seen].flatten(0, 1)[some])), images, self.config.foreground_weight
         )
 
 

@@ -55,7 +55,7 @@ def make(
         threads: that physics runs on; 0 is one per CPU. The result does not depend on it.
         meshes: draw the SO-101's real parts (needs so101-nexus, and a GPU to be quick).
         variation: severity from 0 (nominal) to 1 by the names in `variations.names()`, drawn anew each episode.
-        repeat: control steps for which an action is held; the simulated SO-101 takes one at every step.
+        repeat: control steps for which an action is repeated; the simulated SO-101 takes one at every step.
         hold: control steps for which the task must stay achieved before that is success and ends the episode; only of
             the simulated SO-101.
 

@@ -34,7 +34,7 @@ OPEN, SHUT = 0.45, 0.0
 CLOSED = -0.15
 """The gripper angle at which the jaws almost meet, radians."""
 
-_HELD = 0.13  # the gripper angle below which the jaws touch the cube between them, radians
+_GRASPED = 0.13  # the gripper angle below which the jaws touch the cube between them, radians
 _TOUCH = -0.0085 + HALF  # a cube's centre along the gripper's x axis when it touches the fixed jaw, metres
 _FIST = -0.006  # the middle of the closed jaws along the same axis, metres
 _CLEAR = 0.004  # gap to leave between cube and fixed jaw on the way down, metres
@@ -90,9 +90,9 @@ def between(s: Situation) -> Bool[Mask, " n"]:
     return (np.abs(forward - _CLEAR) < 0.009) & (np.abs(across) < 0.008) & (np.abs(up) < 0.010)
 
 
-def held(s: Situation) -> Bool[Mask, " n"]:
+def grasped(s: Situation) -> Bool[Mask, " n"]:
     """Whether the first cube is in the gripper's grasp."""
-    return between(s) & (s.joints[:, 5] < _HELD)
+    return between(s) & (s.joints[:, 5] < _GRASPED)
 
 
 def grasp(s: Situation) -> Float[Array, "n 6"]:
@@ -119,7 +119,7 @@ def carry(s: Situation, to: Float[Array, "n 3"]) -> Float[Array, "n 6"]:
 def lift(s: Situation) -> Float[Array, "n 6"]:
     """Grasp, and up."""
     up = carry(s, over(s.first, np.full(len(s.first), HALF + 0.07)))
-    return np.where(held(s)[:, None], up, grasp(s))
+    return np.where(grasped(s)[:, None], up, grasp(s))
 
 
 def stack(s: Situation) -> Float[Array, "n 6"]:
@@ -129,10 +129,10 @@ def stack(s: Situation) -> Float[Array, "n 6"]:
     risen = np.clip((a[:, 2] - b[:, 2] - HALF) / HALF, 0, 1)[:, None]
     height = b[:, 2] + 2 * HALF + np.clip(4 * (aside - 0.004), 0, 0.03)
     placing = carry(s, over(a[:, :2] + risen * (b - a)[:, :2], height))
-    grasped = held(s)
+    inside = grasped(s)
     # Where it is let go is chosen well; where it then lies is good enough if it lies on the other.
-    placed = (aside < np.where(grasped, 0.008, HALF)) & (np.abs(a[:, 2] - b[:, 2] - 2 * HALF) < 0.003)
-    return np.where(placed[:, None], leave(s), np.where(grasped[:, None], placing, grasp(s)))
+    placed = (aside < np.where(inside, 0.008, HALF)) & (np.abs(a[:, 2] - b[:, 2] - 2 * HALF) < 0.003)
+    return np.where(placed[:, None], leave(s), np.where(inside[:, None], placing, grasp(s)))
 
 
 def leave(s: Situation) -> Float[Array, "n 6"]:

@@ -31,7 +31,7 @@ def make(id: str, n: int = 1, size: int | Size = 64, repeat: int = 1) -> "Gymnas
         id: as `gymnasium.make` takes it.
         n: environments in lockstep.
         size: side or (height, width) of "images.front" in pixels; None leaves images out.
-        repeat: control steps for which an action is held.
+        repeat: control steps for which an action is repeated.
 
     Raises:
         UsageError: there is none of that name, a package it needs is missing, its observations or actions do not

@@ -60,14 +60,14 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
             n: how many.
             task: instruction of every environment.
             limit: control steps after which an episode is truncated.
-            repeat: control steps for which every action is held. Rewards are summed, success between counts, and an
-                episode that ends between ends there.
+            repeat: control steps for which every action is repeated. Rewards are summed, success between counts, and
+                an episode that ends between ends there.
 
         Raises:
-            UsageError: an action is to be held for less than a step.
+            UsageError: an action is to be repeated for less than a step.
         """
         if repeat < 1:
-            raise UsageError(f"an action is held for at least 1 control step; got {repeat}.")
+            raise UsageError(f"an action is repeated for at least 1 control step; got {repeat}.")
         self.contract = contract = replace(contract, fps=max(1, contract.fps // repeat))
         self.num_envs = n
         self.limit, self.repeat = limit, repeat
@@ -171,7 +171,7 @@ class RestorableLockstep(Lockstep):
 
     A row of `physics` is the simulator's own state followed by the control steps taken and whether the episode was
     terminated, truncated and successful, so that a restored episode keeps its time limit and a finished one still
-    stands still. It means the same where actions are held for longer.
+    stands still. It means the same whatever the action repeat.
     """
 
     @abstractmethod

@@ -33,7 +33,7 @@ def make(id: str, n: int = 1, size: int | Size = 64, repeat: int = 1) -> "Contro
         id: "dm_control/<domain>-<task>-v0", one of `IDS`.
         n: environments in lockstep.
         size: side or (height, width) of "images.front" in pixels; None leaves images out.
-        repeat: control steps for which an action is held; results from pixels are commonly reported with 2.
+        repeat: control steps for which an action is repeated; results from pixels are commonly reported with 2.
 
     Raises:
         UsageError: no task has that name, or `repeat` is below 1.

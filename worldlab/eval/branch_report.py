@@ -133,7 +133,7 @@ def branch_sections(result: CounterfactualResult, command: str, note: str = "") 
             sections.append(Curves(title, _compared(result, name), steps, label, command, note=text))
     for i, example in enumerate(result.examples[:2]):
         videos = tuple(
-            Video(kind, encode(enlarge(frames, 3 * 192), result.fps, hold=0.5))
+            Video(kind, encode(enlarge(frames, 3 * 192), result.fps, last_frame_seconds=0.5))
             for kind, frames in columns(example).items()
         )
         text = _BRANCHES.format(note=note)
@@ -174,7 +174,7 @@ def write_imagined(
     lead = _LEAD.format(starts=result.starts, branches=result.branches, horizon=result.horizon, kinds=kinds)
     facts = (effect_fact(result, horizon), *_facts(result, horizon))
     for example in result.examples[:1]:
-        write_mp4(side_by_side(columns(example), 3 * 192), folder / "imagine.mp4", result.fps, hold=1.0)
+        write_mp4(side_by_side(columns(example), 3 * 192), folder / "imagine.mp4", result.fps, last_frame_seconds=1.0)
     title = Title("What would have happened?", lead, facts, provenance or {})
     return write_report([title, *branch_sections(result, command, note)], folder / "imagine.html")
 

@@ -35,7 +35,7 @@ class Episodes(Protocol):
 
 
 @dataclass(frozen=True)
-class Start:
+class BranchStart:
     """A recorded moment."""
 
     context: Trajectory
@@ -53,7 +53,9 @@ class Start:
         return self.context.obs.task[0]
 
 
-def choose_starts(store: Episodes, episodes: Sequence[int], starts: int, horizon: int, seed: int) -> tuple[Start, ...]:
+def choose_starts(
+    store: Episodes, episodes: Sequence[int], starts: int, horizon: int, seed: int
+) -> tuple[BranchStart, ...]:
     """Random moments of the episodes in turn, with `horizon` recorded actions after them where an episode is so long.
 
     Raises:
@@ -62,14 +64,14 @@ def choose_starts(store: Episodes, episodes: Sequence[int], starts: int, horizon
     if not episodes:
         raise UsageError("there are no episodes to branch from.")
 
-    def begin(i: int) -> Start:
+    def begin(i: int) -> BranchStart:
         episode = store[episodes[i % len(episodes)]]
         if episode.physics is None:
             raise UsageError("the store holds no physics, so the simulator cannot be restored to its rows.")
         acted = len(episode.valid) - 1
         row = int(torch.randint(max(1, acted - horizon + 1), (), generator=generator(seed, i)))
         context = episode.rows(max(0, row + 1 - CONTEXT), row + 1)
-        return Start(context, episode.action[:acted], row, episodes[i % len(episodes)])
+        return BranchStart(context, episode.action[:acted], row, episodes[i % len(episodes)])
 
     return tuple(begin(i) for i in range(starts))
 
@@ -86,7 +88,7 @@ def kinds_of(branches: int) -> tuple[str, ...]:
 
 def actions_of(
     i: int,
-    starts: Sequence[Start],
+    starts: Sequence[BranchStart],
     kinds: Sequence[str],
     horizon: int,
     spec: Spec,

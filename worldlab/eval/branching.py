@@ -7,7 +7,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 from worldlab.errors import UsageError
-from worldlab.eval.branches import Start
+from worldlab.eval.branches import BranchStart
 from worldlab.eval.positions import Compared
 from worldlab.protocols import Displaceable, Environment, Observable, Policy, Restorable, Sketching, WorldModel
 from worldlab.rollout import branch, observation
@@ -35,13 +35,13 @@ def _empty(shape: tuple[int, int, int], spec: Spec) -> Trajectory:
     )
 
 
-def _physics(start: Start) -> Float64[Tensor, " p"]:
+def _physics(start: BranchStart) -> Float64[Tensor, " p"]:
     """The simulator's state there."""
     assert start.context.physics is not None
     return start.context.physics[-1]
 
 
-def _restore(env: Environment, starts: Sequence[Start]) -> None:
+def _restore(env: Environment, starts: Sequence[BranchStart]) -> None:
     """Put a start into each environment; the spare ones get the first, and what they do is thrown away."""
     assert isinstance(env, Restorable)
     full = [*starts, *[starts[0]] * (env.num_envs - len(starts))]
@@ -50,7 +50,7 @@ def _restore(env: Environment, starts: Sequence[Start]) -> None:
 
 def simulate(
     env: Environment,
-    starts: Sequence[Start],
+    starts: Sequence[BranchStart],
     actions: Float[Tensor, "s k t a"],
     physics: Float64[Tensor, "s p"] | None = None,
 ) -> Trajectory:
@@ -72,7 +72,7 @@ def simulate(
 
 
 def foresee(
-    env: Displaceable, starts: Sequence[Start], actions: Float[Tensor, "s k t a"], sight: float, seed: int
+    env: Displaceable, starts: Sequence[BranchStart], actions: Float[Tensor, "s k t a"], sight: float, seed: int
 ) -> Trajectory:
     """What the simulator says of the same branches when it is told where objects are to within `sight` metres.
 
@@ -84,7 +84,7 @@ def foresee(
 
 
 def follow(
-    env: Environment, starts: Sequence[Start], policy: Policy, horizon: int, seed: int
+    env: Environment, starts: Sequence[BranchStart], policy: Policy, horizon: int, seed: int
 ) -> Float[Tensor, "s t a"]:
     """What a policy does in the simulator from each start.
 
@@ -114,7 +114,7 @@ def follow(
 
 def imagine[S](
     model: WorldModel[S],
-    starts: Sequence[Start],
+    starts: Sequence[BranchStart],
     actions: Float[Tensor, "s k t a"],
     seed: int,
     samples: int,

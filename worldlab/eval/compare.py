@@ -17,7 +17,7 @@ from worldlab.eval.rates import (
 from worldlab.eval.success import SuccessResult
 from worldlab.runs import Json, to_json
 
-type Measure = Literal["success", "return"]
+type Criterion = Literal["success", "return"]
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Comparison:
     """Of the first start."""
     returns: tuple[tuple[float, float], ...]
     """Undiscounted, of a and of b, in the order of the seeds."""
-    by: Measure
+    by: Criterion
     """What the verdict is about."""
 
     @property
@@ -143,7 +143,7 @@ class Comparison:
 
 
 def compare(
-    a: SuccessResult, b: SuccessResult, names: tuple[str, str] = ("a", "b"), by: Measure = "success"
+    a: SuccessResult, b: SuccessResult, names: tuple[str, str] = ("a", "b"), by: Criterion = "success"
 ) -> Comparison:
     """Compare two policies that were evaluated on the same seeds of the same environment.
 

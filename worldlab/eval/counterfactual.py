@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldlab.errors import UsageError, unknown
-from worldlab.eval.branches import WAYS, Episodes, Start, actions_of, choose_starts, kinds_of
+from worldlab.eval.branches import WAYS, BranchStart, Episodes, actions_of, choose_starts, kinds_of
 from worldlab.eval.branching import camera_of, follow, foresee, imagine, simulate
 from worldlab.eval.pooling import ByHorizon, Measure
 from worldlab.eval.positions import Compared, bodies_of
@@ -219,7 +219,7 @@ def _given(
     name: str,
     other: Policy | Float[Tensor, "rows a"],
     env: Environment,
-    begun: Sequence[Start],
+    begun: Sequence[BranchStart],
     horizon: int,
     seed: int,
 ) -> Float[Tensor, "s t a"]:

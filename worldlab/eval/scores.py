@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from worldlab.eval import pictures
-from worldlab.eval.branches import Episodes, Start
+from worldlab.eval.branches import BranchStart, Episodes
 from worldlab.eval.branching import camera_of
 from worldlab.eval.pooling import ByHorizon, Measure, Pooled, at_horizons, horizons
 from worldlab.eval.positions import Compared, Positions, headings, informative, metres, present, turned
@@ -63,7 +63,7 @@ def average(store: Episodes, episodes: Sequence[int], seed: int) -> Average:
 class Branches:
     """The same branches in truth and in a dream."""
 
-    starts: tuple[Start, ...]
+    starts: tuple[BranchStart, ...]
     truth: Trajectory
     """Leading axes (s, k, t); row t is the consequence of action t."""
     dream: Trajectory
@@ -240,7 +240,7 @@ def _frames(b: Branches) -> Iterator[tuple[str, Pooled]]:
 
 def _ranks(b: Branches) -> Iterator[tuple[str, Pooled]]:
     """Which branch is best, by the reward up to each step."""
-    said, true = (at_horizons(t.standing_reward.cumsum(-1)) for t in (b.dream, b.truth))
+    said, true = (at_horizons(t.absorbing_reward.cumsum(-1)) for t in (b.dream, b.truth))
     # A branch that the time limit cut off would have earned more, and nobody knows how much.
     cut = ~b.truth.valid & ~b.truth.terminated.int().cummax(-1).values.bool()
     known = at_horizons(~cut.any(1))

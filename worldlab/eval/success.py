@@ -44,7 +44,7 @@ class Episode:
     """Seconds until success at the environment's control rate; None where there was none."""
     total_reward: float
     """Undiscounted return."""
-    smoothness: float | None
+    roughness: float | None
     """Mean absolute second difference of the actions, in action units (radians for joint targets); lower is smoother.
     None below three actions."""
 
@@ -102,9 +102,9 @@ class SuccessResult:
         return median(times) if times else None
 
     @property
-    def smoothness(self) -> float | None:
-        """Mean over the episodes that have one; see `Episode.smoothness`."""
-        values = [e.smoothness for e in self.episodes if e.smoothness is not None]
+    def roughness(self) -> float | None:
+        """Mean over the episodes that have one; see `Episode.roughness`."""
+        values = [e.roughness for e in self.episodes if e.roughness is not None]
         return mean(values) if values else None
 
     def lines(self) -> Iterator[str]:
@@ -122,7 +122,7 @@ class SuccessResult:
             "median_time_to_success": self.median_time_to_success,
             "mean_return": self.mean_return,
             "return_interval": to_json(self.return_interval),
-            "smoothness": self.smoothness,
+            "roughness": self.roughness,
             "latency_ms": self.latency_ms,
             "num_envs": self.num_envs,
         }
@@ -155,7 +155,7 @@ def _episode(trajectory: Trajectory, seed: int, fps: int) -> Episode:
         steps=len(action),
         time_to_success=(int(succeeded[0]) + 1) / fps if len(succeeded) else None,
         total_reward=float(trajectory.reward.sum()),
-        smoothness=float(action.diff(n=2, dim=0).abs().mean()) if len(action) > 2 else None,
+        roughness=float(action.diff(n=2, dim=0).abs().mean()) if len(action) > 2 else None,
     )
 
 

@@ -41,17 +41,17 @@ def side_by_side(panels: Mapping[str, Frames], height: int = 256) -> Frames:
     return canvas
 
 
-def encode(frames: Frames, fps: int, hold: float = 0.0) -> bytes:
+def encode(frames: Frames, fps: int, last_frame_seconds: float = 0.0) -> bytes:
     """The frames as an MP4 file in memory.
 
     Args:
         frames: RGB.
         fps: frames a second.
-        hold: seconds that the last frame stays, so that a short video in a loop can be followed.
+        last_frame_seconds: seconds that the last frame stays, so that a short video in a loop can be followed.
     """
     import av
 
-    frames = np.concatenate([frames, frames[-1:].repeat(round(hold * fps), axis=0)])
+    frames = np.concatenate([frames, frames[-1:].repeat(round(last_frame_seconds * fps), axis=0)])
     even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
     buffer = io.BytesIO()
     with av.open(buffer, "w", format="mp4") as container:
@@ -64,10 +64,10 @@ def encode(frames: Frames, fps: int, hold: float = 0.0) -> bytes:
     return buffer.getvalue()
 
 
-def write_mp4(frames: Frames, path: str | Path, fps: int, hold: float = 0.0) -> None:
+def write_mp4(frames: Frames, path: str | Path, fps: int, last_frame_seconds: float = 0.0) -> None:
     """Write the frames as an MP4 file; see `encode`."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Path(path).write_bytes(encode(frames, fps, hold))
+    Path(path).write_bytes(encode(frames, fps, last_frame_seconds))
 
 
 def _caption(text: str, width: int) -> UInt8[NDArray[np.uint8], "_ _ 3"]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from worldlab.errors import UsageError, unknown
-from worldlab.playing.session import Frames, Moment, Session
+from worldlab.playing.session import Frames, Session, SessionState
 from worldlab.runs import Json
 
 NUDGE = 0.06
@@ -39,7 +39,7 @@ def about[S](session: Session[S], title: str, notes: tuple[str, ...]) -> dict[st
 
 def present[S](session: Session[S]) -> dict[str, Json]:
     """What the page shows now."""
-    now: Moment[S] | None = session.now
+    now: SessionState[S] | None = session.now
     if now is None:
         return {"begun": False}
     return {

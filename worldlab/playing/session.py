@@ -21,7 +21,7 @@ type Frames = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Moment[S]:
+class SessionState[S]:
     """Where a dream and its simulator are; can be returned to."""
 
     belief: S
@@ -62,8 +62,8 @@ class Session[S]:
             seed: of the model's own randomness and of the simulator's start.
         """
         self.model, self.store, self.episodes, self.world, self.seed = model, store, tuple(episodes), world, seed
-        self.saved: Moment[S] | None = None
-        self.now: Moment[S] | None = None
+        self.saved: SessionState[S] | None = None
+        self.now: SessionState[S] | None = None
         self.task, self.source = "", ""
         if self.store is not None and self.episodes:
             self.reset(self.episodes[0], 0)
@@ -135,7 +135,7 @@ class Session[S]:
         truth, happened = now.truth, now.happened
         if now.physics is not None and self.world is not None:
             truth, happened = self._simulate(act)
-        self.now = Moment(
+        self.now = SessionState(
             belief=belief,
             steps=now.steps + 1,
             dream={name: dream.obs.images[name][0, 0] for name in self.spec.cameras},
@@ -162,7 +162,7 @@ class Session[S]:
         if self.now.physics is not None and isinstance(self.world, Restorable):
             self.world.restore(self.now.physics, (self.task,))
 
-    def _present(self) -> Moment[S]:
+    def _present(self) -> SessionState[S]:
         if self.now is None:
             raise UsageError("nothing has begun: choose a recorded frame or a picture first.")
         return self.now
@@ -174,7 +174,7 @@ class Session[S]:
         simulated = physics is not None and isinstance(self.world, Restorable)
         nothing = _outcome(torch.zeros(()), torch.zeros(()), torch.zeros(()))
         self.saved, self.source, self.task = None, source, context.obs.task[0]
-        self.now = Moment(
+        self.now = SessionState(
             belief=belief,
             steps=0,
             dream=seen,

@@ -5,15 +5,15 @@ from contextlib import suppress
 from pathlib import Path
 
 from worldlab import datasets, dynamics, envs
+from worldlab.action_repeat import action_repeat_of
 from worldlab.errors import UsageError
 from worldlab.playing.server import Server
 from worldlab.playing.session import Session
 from worldlab.protocols import Environment
-from worldlab.repeats import steps_of
 from worldlab.runs import Run
 from worldlab.training import Device, pick_device
 from worldlab.trajectory import Spec
-from worldlab.workbench import Outcome, unseen
+from worldlab.workbench import Outcome, held_out_episodes
 
 
 def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0, device: Device = "auto") -> Outcome:
@@ -24,11 +24,11 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
     episodes: list[int] = []
     if store is not None:
         try:
-            episodes = unseen(store, run)
+            episodes = held_out_episodes(store, run)
         except UsageError:
             episodes = list(range(len(store)))
             notes.append("The recorded episodes are those that the model was trained on.")
-    recorded = None if store is None else datasets.Strided(store, steps_of(model.spec, store.spec))
+    recorded = None if store is None else datasets.Strided(store, action_repeat_of(model.spec, store.spec))
     if recorded is not None:
         model.spec.check(recorded.spec, ("world model", "store"))
 
@@ -59,7 +59,7 @@ def simulator(env: str, spec: Spec, hold: int = 0) -> tuple[Environment | None, 
     size = next(iter(spec.cameras.values()), None)
     try:
         world = envs.make(env, n=1, size=size, hold=hold)
-        if (repeat := steps_of(spec, world.contract)) > 1:
+        if (repeat := action_repeat_of(spec, world.contract)) > 1:
             world.close()
             world = envs.make(env, n=1, size=size, repeat=repeat, hold=hold)
         spec.check(world.contract, ("world model", "simulator"))

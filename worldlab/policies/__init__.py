@@ -25,7 +25,7 @@ from worldlab.policies.flow_policy import FlowHead
 from worldlab.policies.grounding import GroundingConfig as GroundingConfig
 from worldlab.policies.grounding import Referent as Referent
 from worldlab.policies.head import Head, Interface
-from worldlab.policies.inherit import Ancestor as Ancestor
+from worldlab.policies.inherit import InitRun as InitRun
 from worldlab.policies.insulated_policy import InsulatedConfig as InsulatedConfig
 from worldlab.policies.insulated_policy import InsulatedHead
 from worldlab.policies.lerobot_baseline import LeRobotBaseline as LeRobotBaseline
@@ -121,7 +121,7 @@ def create(
     statistics: Statistics,
     tasks: Sequence[str],
     examples: Trajectory | None = None,
-    ancestor: Ancestor | None = None,
+    init_run: InitRun | None = None,
 ) -> Trained:
     """A fresh policy for data of the given `Spec`.
 
@@ -131,7 +131,7 @@ def create(
         statistics: of the data.
         tasks: its instructions.
         examples: a batch of training windows; heads that write FAST words learn their vocabulary from it.
-        ancestor: whose trunk is gone on with; its weights are not loaded here.
+        init_run: whose trunk is gone on with; its weights are not loaded here.
 
     Raises:
         UsageError: a camera is missing, or a pretrained part cannot be read.
@@ -142,7 +142,7 @@ def create(
         return LeRobotBaseline(config, spec, statistics, sorted(set(tasks)))
     pointing = config.grounding.camera if config.grounding.weight > 0 else None
     notes = note_examples(len(spec.state)) if config.state_in_prompt else ()
-    make = Backbone.create if ancestor is None else ancestor.backbone
+    make = Backbone.create if init_run is None else init_run.backbone
     backbone = make(
         config.backbone, _cameras(config, spec), tasks, reserved=_reserved(config), notes=notes, pointing=pointing
     )

@@ -17,7 +17,7 @@ from worldlab.policies import checkpoints, configs, fusion, languages
 from worldlab.policies.attention import additive, positions
 from worldlab.policies.backbone_config import LANGUAGE_FAMILIES, VISION_FAMILIES
 from worldlab.policies.backbone_config import BackboneConfig as BackboneConfig
-from worldlab.policies.fusion import Images, Scene
+from worldlab.policies.fusion import CameraSetup, Images
 from worldlab.policies.prefix import Prefix as Prefix
 from worldlab.policies.text import TextTokenizer
 from worldlab.policies.towers import Tower
@@ -33,7 +33,7 @@ class Backbone(nn.Module):
         tower: Tower | None,
         language: PreTrainedModel,
         tokenizer: TextTokenizer,
-        scene: Scene,
+        scene: CameraSetup,
     ) -> None:
         """Put the parts together; see `create` and `of_description`."""
         super().__init__()
@@ -85,7 +85,7 @@ class Backbone(nn.Module):
         else:
             language, words = checkpoints.read_language(config.language)
             tokenizer = TextTokenizer.fitting(words, tasks, notes)
-        scene = Scene(dict(cameras), pointing or next(iter(cameras)))
+        scene = CameraSetup(dict(cameras), pointing or next(iter(cameras)))
         return cls(config, _tower(config), language, tokenizer, scene)
 
     @classmethod
@@ -105,7 +105,7 @@ class Backbone(nn.Module):
             None if vision is None else Tower.of_description(vision),
             languages.build(configs.of_description(language)),
             TextTokenizer.of_description(text),
-            Scene(dict(cameras), pointing),
+            CameraSetup(dict(cameras), pointing),
         )
 
     def describe(self) -> dict[str, Json]:

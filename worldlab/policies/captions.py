@@ -83,7 +83,7 @@ class Sight:
         return sorted(self.cubes, key=lambda cube: cube.v)
 
 
-class Reader:
+class SceneReader:
     """Reads a row of `Trajectory.privileged`."""
 
     def __init__(self, spec: Spec, camera: str) -> None:

@@ -36,7 +36,7 @@ def compiled(policy: VLA, dtype: torch.dtype = torch.bfloat16) -> VLA:
     from torch._inductor import config  # takes a second
 
     # Weights that do not change are laid out once as the products want them.
-    with compiling.in_one_sentence("act with lean:RUN"), config.patch(freezing=True):
+    with compiling.compile_errors_as_usage("act with lean:RUN"), config.patch(freezing=True):
         fast.reset([0])
         fast.plan(_nothing(fast, device))
     fast.reset([])

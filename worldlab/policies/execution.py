@@ -26,12 +26,12 @@ class ChunkPolicy(Protocol):
         ...
 
     @property
-    def executes(self) -> int:
+    def n_action_steps(self) -> int:
         """Actions of a chunk that it would execute."""
         ...
 
     @property
-    def continues(self) -> bool:
+    def supports_rtc(self) -> bool:
         """Whether what it plans goes on from committed actions, as real-time chunking needs."""
         ...
 
@@ -60,14 +60,14 @@ class ExecutionConfig:
     delay: int = 0
     """Control steps that a plan takes to compute, on a clock of control steps, so that results do not depend on the
     machine. Meanwhile the previous plan is executed."""
-    continuing: bool = True
+    rtc: bool = True
     """Whether the policy is told what will be executed meanwhile (real-time chunking). Otherwise, and where it cannot
     make use of that, the new plan simply takes over where it has got to."""
 
     @property
     def own_way(self) -> bool:
         """Whether nothing was asked for."""
-        return self == ExecutionConfig(continuing=self.continuing)
+        return self == ExecutionConfig(rtc=self.rtc)
 
 
 class Execution:
@@ -88,14 +88,14 @@ class Execution:
             raise UsageError(
                 f"--delay must be at least 0 and --execute at least 1; got {config.delay}, {config.execute}."
             )
-        self.executes = config.execute or policy.executes
-        if config.delay > self.executes:
+        self.n_action_steps = config.execute or policy.n_action_steps
+        if config.delay > self.n_action_steps:
             raise UsageError(
                 f"a plan that takes {config.delay} steps to compute is not there when the next is begun after "
-                f"{self.executes}; give --execute {config.delay} or more."
+                f"{self.n_action_steps}; give --execute {config.delay} or more."
             )
         self.policy, self.config = policy, config
-        self.continuing = config.continuing and policy.continues
+        self.rtc = config.rtc and policy.supports_rtc
         self._plans: list[Float[Tensor, "b k a"]] = []
 
     @property
@@ -108,7 +108,7 @@ class Execution:
         config = self.config
         asked = {"execute": config.execute, "ensemble": config.ensemble, "delay": config.delay or None}
         named = [f"{name}={value:g}" for name, value in asked.items() if value is not None]
-        return named if self.continuing or not config.delay else [*named, "naive"]
+        return named if self.rtc or not config.delay else [*named, "naive"]
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed."""
@@ -134,9 +134,9 @@ class Execution:
 
     def _chunked(self, obs: Observation) -> Float[Tensor, "b m a"]:
         """The first actions of a new plan, which begins with what is left of the previous one while it computes."""
-        delay, execute = self.config.delay, self.executes
+        delay, execute = self.config.delay, self.n_action_steps
         meanwhile = self._plans[-1][:, execute : execute + delay] if self._plans and delay else None
-        plan = self.policy.plan(obs, meanwhile if self.continuing else None)
+        plan = self.policy.plan(obs, meanwhile if self.rtc else None)
         if execute + delay > plan.shape[1]:
             raise UsageError(
                 f"the policy plans {plan.shape[1]} actions, too few to execute {execute} and compute for {delay} more."

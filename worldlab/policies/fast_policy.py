@@ -18,7 +18,7 @@ from worldlab.policies.backbone import Backbone, Prefix
 from worldlab.policies.fast_tokens import FastTokenizer
 from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
-from worldlab.policies.writer import Writer
+from worldlab.policies.writer import AutoregressiveDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class FastConfig(FastSettings, VLAConfig):
 class FastHead(Head):
     """The trunk writes words until they make a chunk."""
 
-    continues = False
+    supports_rtc = False
 
     def __init__(
         self, config: FastSettings, backbone: Backbone, interface: Interface, tokenizer: FastTokenizer | None = None
@@ -56,7 +56,7 @@ class FastHead(Head):
         super().__init__()
         self.config = config
         self.needed = (interface.execute + 1) // 2
-        self.writer = Writer(backbone, interface, config.vocabulary)
+        self.writer = AutoregressiveDecoder(backbone, interface, config.vocabulary)
         self.tokenizer: FastTokenizer | None = None
         if tokenizer is not None:
             self._use(tokenizer)

@@ -35,7 +35,7 @@ type Images = Mapping[str, UInt8[Tensor, "b _ _ 3"]]
 
 
 @dataclass(frozen=True)
-class Scene:
+class CameraSetup:
     """What the cameras see, how large their images are (h, w), and which one is pointed into."""
 
     cameras: Mapping[str, tuple[int, int]]
@@ -72,7 +72,7 @@ class Fusion(nn.Module):
         """What goes into the language model."""
 
 
-def create(config: BackboneConfig, tower: Tower | None, language: PreTrainedModel, scene: Scene) -> Fusion:
+def create(config: BackboneConfig, tower: Tower | None, language: PreTrainedModel, scene: CameraSetup) -> Fusion:
     """The fusion that the config names; the one that adds layers to the language model does so."""
     width = language.config.hidden_size
     if config.fusion == "native":
@@ -115,7 +115,7 @@ class Projecting(Fusion):
 
     tower: Tower
 
-    def __init__(self, tower: Tower, scene: Scene, width: int, tiles: int) -> None:
+    def __init__(self, tower: Tower, scene: CameraSetup, width: int, tiles: int) -> None:
         """`tiles` is the cap for each camera; 1 is llava, which has thumbnails alone."""
         tilings = {name: Tiling.best(size, tower.side, tiles) for name, size in scene.cameras.items()}
         whole = {name: tower.grid(size) for name, size in scene.cameras.items()}
@@ -162,7 +162,7 @@ class Querying(Fusion):
 
     tower: Tower
 
-    def __init__(self, config: BackboneConfig, tower: Tower, scene: Scene, width: int) -> None:
+    def __init__(self, config: BackboneConfig, tower: Tower, scene: CameraSetup, width: int) -> None:
         """`width` of the language model; the Q-Former's own sizes are the config's."""
         super().__init__(tower, grid(*tower.grid(scene.cameras[scene.pointing])), None, tower.width)
         self.scene = scene
@@ -224,7 +224,7 @@ class Flamingo(Fusion):
 
     tower: Tower
 
-    def __init__(self, config: BackboneConfig, tower: Tower, scene: Scene, language: PreTrainedModel) -> None:
+    def __init__(self, config: BackboneConfig, tower: Tower, scene: CameraSetup, language: PreTrainedModel) -> None:
         """Adds layers before those of the language model."""
         super().__init__(tower, grid(*tower.grid(scene.cameras[scene.pointing])), None, tower.width)
         self.scene, self.width = scene, language.config.hidden_size
@@ -260,7 +260,7 @@ class Native(Fusion):
     an embedding of the place says it at once.)
     """
 
-    def __init__(self, patch: int, scene: Scene, width: int) -> None:
+    def __init__(self, patch: int, scene: CameraSetup, width: int) -> None:
         """`patch` is its side in pixels, `width` that of the language model.
 
         Raises:
@@ -296,7 +296,7 @@ class Native(Fusion):
         return Seen(torch.cat(tokens, 1))
 
 
-def _patches(tower: Tower, scene: Scene, images: Images) -> dict[str, Float[Tensor, "b _ e"]]:
+def _patches(tower: Tower, scene: CameraSetup, images: Images) -> dict[str, Float[Tensor, "b _ e"]]:
     """The features of each camera's patches."""
     pixels = [tower.pixels(images[name], tower.size(images[name])) for name in scene.cameras]
     return dict(zip(scene.cameras, tower(pixels), strict=True))

@@ -49,7 +49,7 @@ class Noise:
 class Head(nn.Module):
     """Turns the trunk's prefix and a few facts into a chunk of actions (scaled to about [-1, 1])."""
 
-    continues: ClassVar[bool] = True
+    supports_rtc: ClassVar[bool] = True
     """Whether a sample goes on from committed actions, as real-time chunking needs."""
 
     @abstractmethod

@@ -32,7 +32,7 @@ class Report:
     """Those that begin anew: the earlier run does not have them, or in another shape."""
 
 
-class Ancestor:
+class InitRun:
     """An earlier run whose trunk is gone on with."""
 
     def __init__(self, path: str | Path) -> None:
@@ -56,7 +56,7 @@ class Ancestor:
         assert isinstance(model, dict)
         self.config = restored(TypeAdapter(BackboneConfig).validate_python, model["backbone"])
 
-    def under(self, recipe: BackboneConfig) -> BackboneConfig:
+    def applied_to(self, recipe: BackboneConfig) -> BackboneConfig:
         """The run's architecture; what learns is the recipe's to say.
 
         Raises:
@@ -116,7 +116,7 @@ class Ancestor:
         }
         return Backbone.of_description(config, description, cameras)
 
-    def into(self, model: nn.Module) -> Report:
+    def load_into(self, model: nn.Module) -> Report:
         """Load the parameters that match by name and shape; of a vocabulary that has grown, the old ids.
 
         Buffers are the model's own: they hold statistics of its data.

@@ -98,12 +98,12 @@ class LeRobotBaseline(nn.Module):
         return loss, {self.config.family: loss}
 
     @property
-    def executes(self) -> int:
+    def n_action_steps(self) -> int:
         """Actions of a chunk that are executed before looking again."""
         return self.config.execute
 
     @property
-    def continues(self) -> bool:
+    def supports_rtc(self) -> bool:
         """Neither looks at what is committed."""
         return False
 

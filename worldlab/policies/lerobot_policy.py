@@ -197,7 +197,7 @@ class LeRobotPolicy:
             described = vars(config)["description"]
             self.spec = restored(TypeAdapter(Spec).validate_python, described["spec"])
             """The contract, against which it is checked where it acts; other policies say nothing of their rate."""
-        self.executes = int(vars(config).get("n_action_steps", 1))
+        self.n_action_steps = int(vars(config).get("n_action_steps", 1))
         """Every so many calls of `act` it plans anew."""
         self._seeds: tuple[int, ...] = ()
         self._step = 0

@@ -10,7 +10,7 @@ from torch.nn.functional import relu
 from worldlab.policies.backbone import Backbone, Prefix
 from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
-from worldlab.policies.writer import Reader
+from worldlab.policies.writer import ParallelDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +28,14 @@ class RegressionConfig(VLAConfig):
 class RegressionHead(Head):
     """The slots of a step, side by side -> its action, through a residual MLP."""
 
-    continues = False
+    supports_rtc = False
 
     def __init__(self, config: RegressionConfig, backbone: Backbone, interface: Interface) -> None:
         """Set up what reads the slots."""
         super().__init__()
         width, entrance = config.width, interface.actions * backbone.language.config.hidden_size
         self.actions = interface.actions
-        self.reader = Reader(backbone, interface)
+        self.reader = ParallelDecoder(backbone, interface)
         self.entrance = nn.Sequential(nn.LayerNorm(entrance), nn.Linear(entrance, width), nn.ReLU())
         self.blocks = nn.ModuleList(
             nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width)) for _ in range(config.blocks)

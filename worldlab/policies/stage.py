@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone, BackboneConfig
-from worldlab.policies.captions import Reader, Richness, Sight
+from worldlab.policies.captions import Richness, SceneReader, Sight
 from worldlab.runs import Json, described
 from worldlab.trajectory import Spec, Trajectory
 
@@ -47,7 +47,7 @@ class Stage(nn.Module):
         self.kind, self.backbone = kind, backbone
         self.spec = replace(spec, cameras={name: spec.cameras[name] for name in backbone.cameras})
         self.camera, self._config = config.camera, config
-        self.reader = Reader(spec, config.camera)
+        self.reader = SceneReader(spec, config.camera)
         if not self.reader.colours:
             raise UsageError(
                 f"captions are written from columns such as 'red_cube.{config.camera}.u', which this data does not "

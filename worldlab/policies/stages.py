@@ -10,9 +10,9 @@ from worldlab.errors import UsageError
 from worldlab.policies.backbone import Backbone
 from worldlab.policies.backbone_config import LANGUAGE_FAMILIES
 from worldlab.policies.captioning import Captioning, CaptioningConfig
-from worldlab.policies.captions import Reader, prompts, replies
+from worldlab.policies.captions import SceneReader, prompts, replies
 from worldlab.policies.contrastive import Contrastive, ContrastiveConfig
-from worldlab.policies.inherit import Ancestor
+from worldlab.policies.inherit import InitRun
 from worldlab.policies.stage import StageConfig
 from worldlab.policies.vla import note_examples
 from worldlab.runs import Json, Run, restored
@@ -24,22 +24,22 @@ _KINDS = ("contrastive", "align", "instruct")
 
 
 def create(
-    config: StageConfigs, spec: Spec, tasks: Sequence[str], ancestor: Ancestor | None = None
+    config: StageConfigs, spec: Spec, tasks: Sequence[str], init_run: InitRun | None = None
 ) -> Contrastive | Captioning:
-    """A stage for data of the given `Spec`, its trunk fresh or built as an ancestor's; weights are not loaded.
+    """A stage for data of the given `Spec`, its trunk fresh or built as an earlier run's; weights are not loaded.
 
     Args:
         config: which stage, and its sizes.
         spec: of the data; its privileged columns name what can be seen.
         tasks: every instruction that a later stage may be given.
-        ancestor: whose trunk is gone on with.
+        init_run: whose trunk is gone on with.
 
     Raises:
         UsageError: a camera is missing, a pretrained part cannot be read or cannot be taught words, or the data has no
             labels.
     """
-    make = Backbone.create if ancestor is None else ancestor.backbone
-    colours = Reader(spec, config.camera).colours
+    make = Backbone.create if init_run is None else init_run.backbone
+    colours = SceneReader(spec, config.camera).colours
     # A later policy may read joint positions as numbers, so these are words too.
     notes = [*replies(colours), *note_examples(len(spec.state))]
     backbone = make(

@@ -70,12 +70,12 @@ class StateOnlyPolicy(nn.Module):
         return loss, {"l1": loss}
 
     @property
-    def executes(self) -> int:
+    def n_action_steps(self) -> int:
         """Actions of a chunk that are executed before looking again."""
         return self.config.execute
 
     @property
-    def continues(self) -> bool:
+    def supports_rtc(self) -> bool:
         """It does not look at what is committed."""
         return False
 

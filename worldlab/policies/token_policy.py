@@ -12,7 +12,7 @@ from worldlab.policies.action_tokens import ActionTokenizer
 from worldlab.policies.backbone import Backbone, Prefix
 from worldlab.policies.head import Facts, Head, Interface, Noise, masked_mean
 from worldlab.policies.vla import VLAConfig
-from worldlab.policies.writer import Reader, Writer
+from worldlab.policies.writer import AutoregressiveDecoder, ParallelDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,7 @@ class TokenHead(_BinHead):
             UsageError: the vocabulary of a pretrained language model has no room for the bins.
         """
         super().__init__(config, backbone, interface)
-        self.writer = Writer(backbone, interface, config.bins)
+        self.writer = AutoregressiveDecoder(backbone, interface, config.bins)
 
     def decode(
         self, backbone: Backbone, prefix: Prefix, facts: Facts, given: Int[Tensor, "b g"]
@@ -135,12 +135,12 @@ class TokenHead(_BinHead):
 class ParallelTokenHead(_BinHead):
     """One pass, one linear layer over every slot (Kim, Finn and Liang 2025, arXiv:2502.19645, with bins)."""
 
-    continues = False
+    supports_rtc = False
 
     def __init__(self, config: ParallelTokenConfig, backbone: Backbone, interface: Interface) -> None:
         """Set up what reads the slots."""
         super().__init__(config, backbone, interface)
-        self.reader = Reader(backbone, interface)
+        self.reader = ParallelDecoder(backbone, interface)
         self.logits = nn.Linear(backbone.language.config.hidden_size, config.bins)
 
     def loss(

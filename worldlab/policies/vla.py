@@ -124,14 +124,14 @@ class VLA(nn.Module):
         return replace(labels, known=labels.known & batch.valid[:, :1])
 
     @property
-    def executes(self) -> int:
+    def n_action_steps(self) -> int:
         """Actions of a chunk that are executed before looking again."""
         return self.config.execute
 
     @property
-    def continues(self) -> bool:
+    def supports_rtc(self) -> bool:
         """Whether its head goes on from committed actions."""
-        return self.head.continues
+        return self.head.supports_rtc
 
     def reset(self, seeds: Sequence[int]) -> None:
         """Begin one episode per seed."""
@@ -150,9 +150,9 @@ class VLA(nn.Module):
         """The whole chunk of each episode, in environment units.
 
         With `committed`, the actions that will be executed while this computes, the chunk begins with them, and the
-        rest is sampled given them, if the head can (`continues`): what real-time chunking is for (Black, Galliker and
-        Levine 2025, arXiv:2506.07339), though without their guidance towards the rest of the previous chunk. At most a
-        whole chunk is taken from them.
+        rest is sampled given them, if the head can (`supports_rtc`): what real-time chunking is for (Black, Galliker
+        and Levine 2025, arXiv:2506.07339), though without their guidance towards the rest of the previous chunk. At
+        most a whole chunk is taken from them.
 
         On a CPU every episode is computed alone: the kernels there round a row differently depending on the rows beside
         it, and an episode must not depend on its company. On other devices the batch is computed at once, and rows

@@ -15,7 +15,7 @@ type Choice = Callable[[int, Float[Tensor, "b v"]], Int[Tensor, " b"]]
 """Number of the token and its logits -> the class to write."""
 
 
-class Writer(nn.Module):
+class AutoregressiveDecoder(nn.Module):
     """[prefix, bidirectional][facts][tokens, causal]; the last fact's output asks for the first token.
 
     Tokens are classes 0 to v - 1, the last v ids of the trunk's vocabulary. Nothing else can be written, in training or
@@ -83,7 +83,7 @@ class Writer(nn.Module):
         return tokens, torch.stack(logits, 1)
 
 
-class Reader(nn.Module):
+class ParallelDecoder(nn.Module):
     """[prefix, bidirectional][facts][slots, bidirectional]: one pass reads every slot, as in OpenVLA-OFT."""
 
     def __init__(self, backbone: Backbone, interface: Interface) -> None:

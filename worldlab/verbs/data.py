@@ -42,10 +42,10 @@ class Collect(Verb):
     @override
     def run(self) -> "Outcome":
         processes.prepare(processes.number(self.episodes / max(self.n, 1), max(self.workers, 0)))
-        from worldlab.collection import Recipe
+        from worldlab.collection import CollectConfig
         from worldlab.workbench import collect
 
-        recipe = Recipe(
+        recipe = CollectConfig(
             env=self.env,
             policy=self.policy,
             noise=self.noise,
@@ -55,7 +55,7 @@ class Collect(Verb):
             n=self.n,
             device=self.device,
         )
-        return collect(recipe, self.episodes, self.out, workers=self.workers, seed=self.seed)
+        return collect(recipe, self.out, self.episodes, workers=self.workers, seed=self.seed)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, override
 import tyro
 from tyro.conf import Positional
 
-from worldlab.changes import Changes
-from worldlab.conditions import Conditions
+from worldlab.changes import BudgetOptions
+from worldlab.conditions import EvalConditions
 from worldlab.errors import UsageError
-from worldlab.trunk import Trunk
+from worldlab.trunk import BackboneOptions
 from worldlab.verbs.verb import Verb
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ class Train(Verb):
     """The store to train on."""
     env: str | None = None
     """Or the environment to act in meanwhile, for dreamer presets; what happens there is kept in OUT/replay.zarr."""
-    changes: Annotated[Changes, tyro.conf.arg(name="")] = field(default_factory=Changes)
+    changes: Annotated[BudgetOptions, tyro.conf.arg(name="")] = field(default_factory=BudgetOptions)
     """Another budget than the preset's."""
     resume: bool = False
     """Go on from the checkpoint in --out."""
-    trunk: Annotated[Trunk, tyro.conf.arg(name="")] = field(default_factory=Trunk)
+    trunk: Annotated[BackboneOptions, tyro.conf.arg(name="")] = field(default_factory=BackboneOptions)
     """Another trunk under the preset's head."""
 
     @override
@@ -58,9 +58,9 @@ class Train(Verb):
 
     @override
     def leave(self) -> None:
-        from worldlab.sharding import leave_the_others
+        from worldlab.sharding import exit_if_distributed
 
-        leave_the_others()
+        exit_if_distributed()
 
     def _from_a_store(self) -> "Outcome":
         from worldlab.workbench import train
@@ -83,7 +83,7 @@ class Train(Verb):
     def _online(self, env: str) -> "Outcome":
         from worldlab.online import train_online
 
-        if self.data is not None or self.changes.of_a_store or self.trunk != Trunk():
+        if self.data is not None or self.changes.of_a_store or self.trunk != BackboneOptions():
             raise UsageError(
                 "--env takes --env-steps, --ratio and --batch; not --data, --steps, --minutes or a backbone."
             )
@@ -113,7 +113,7 @@ class Eval(Verb):
     """Environments in lockstep; the result does not depend on it."""
     controls: bool = True
     """Also evaluate the expert, random actions, blank images and wrong instructions."""
-    conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
+    conditions: Annotated[EvalConditions, tyro.conf.arg(name="")] = field(default_factory=EvalConditions)
     """The world that it is judged in."""
     execute: int | None = None
     """Actions executed before looking again; None leaves it to the policy."""
@@ -121,7 +121,7 @@ class Eval(Verb):
     """Look at every step and blend all plans, the i-th oldest with weight exp(-ensemble * i); ACT has 0.01."""
     delay: int = 0
     """Control steps that a plan takes to compute, on a virtual clock; the previous plan is executed meanwhile."""
-    continuing: bool = True
+    rtc: bool = True
     """Whether the policy is told what is executed meanwhile (real-time chunking)."""
 
     @override
@@ -129,9 +129,7 @@ class Eval(Verb):
         from worldlab.policies import ExecutionConfig
         from worldlab.workbench import evaluate
 
-        execution = ExecutionConfig(
-            execute=self.execute, ensemble=self.ensemble, delay=self.delay, continuing=self.continuing
-        )
+        execution = ExecutionConfig(execute=self.execute, ensemble=self.ensemble, delay=self.delay, rtc=self.rtc)
         return evaluate(
             self.policy,
             self.env,
@@ -159,7 +157,7 @@ class Compare(Verb):
     """Episode i starts from seed + i, for both."""
     n: int = 50
     """Environments in lockstep."""
-    conditions: Annotated[Conditions, tyro.conf.arg(name="")] = field(default_factory=Conditions)
+    conditions: Annotated[EvalConditions, tyro.conf.arg(name="")] = field(default_factory=EvalConditions)
     """The world that both are judged in."""
 
     @override

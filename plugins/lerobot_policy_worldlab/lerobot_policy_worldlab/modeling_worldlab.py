@@ -42,7 +42,7 @@ class WorldlabPolicy(PreTrainedPolicy):
 
     def supports_rtc(self) -> bool:
         """Whether the head goes on from actions that are already decided."""
-        return self.model.continues
+        return self.model.supports_rtc
 
     @torch.no_grad()
     def predict_action_chunk(

@@ -9,13 +9,13 @@ from worldlab.protocols import Policy
 from worldlab.trajectory import Observation, Spec
 
 
-def steps_of(slow: Spec, fast: Spec) -> int:
+def action_repeat_of(slow: Spec, fast: Spec) -> int:
     """Control steps of `fast` that are one step of `slow`; at least 1."""
     return max(1, round(fast.fps / slow.fps))
 
 
-class Held:
-    """Another policy, each of whose actions is held for some control steps."""
+class ActionRepeat:
+    """Another policy, each of whose actions is repeated for some control steps."""
 
     def __init__(self, policy: Policy, repeat: int) -> None:
         self.policy, self.repeat = policy, repeat
@@ -29,8 +29,8 @@ class Held:
         return self.policy.act(obs).repeat_interleave(self.repeat, 1)
 
 
-class Every:
-    """Another policy, of whose actions every `repeat`-th is taken, where the environment holds each for so long."""
+class ActionSubsample:
+    """Another policy, of whose actions every `repeat`-th is taken, where the environment repeats each for so long."""
 
     def __init__(self, policy: Policy, repeat: int) -> None:
         self.policy, self.repeat = policy, repeat
