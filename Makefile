@@ -2,7 +2,6 @@
 .PHONY: setup demo test check bench build
 .DEFAULT_GOAL := setup
 
-export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 BIN := .venv/bin
 MINUTES ?= 1
