@@ -49,6 +49,14 @@ def test_verbs_end_with_a_line_or_with_json(lab, capsys):
     assert "flow-lift" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_of_several_processes_one_says_what_came_of_it(capsys, monkeypatch, options):
+    for rank, speaks in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        main(["list", "envs", *options])
+        assert bool(capsys.readouterr().out) == speaks
+
+
 def test_a_preset_gives_way_to_what_is_asked_for(lab):
     from worldlab.runs import Run
 
