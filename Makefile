@@ -5,12 +5,13 @@
 export HF_HUB_OFFLINE ?= 1
 BIN := .venv/bin
 MINUTES ?= 1
+OUT ?= runs/demo
 
 setup: ## install everything into .venv
 	@./tools/setup.sh
 
-demo: setup ## the main job, end to end; MINUTES scales the training budgets
-	@$(BIN)/worldlab demo --minutes $(MINUTES)
+demo: setup ## the main job, end to end, into OUT; MINUTES scales the training budgets
+	@$(BIN)/worldlab demo --minutes $(MINUTES) --out $(OUT)
 
 test: setup ## the tests
 	@$(BIN)/pytest -n 2 --dist loadfile

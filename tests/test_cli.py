@@ -187,6 +187,12 @@ def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_demo_is_not_resumed(tmp_path, capsys):
+    (tmp_path / "anything").touch()
+    sentence = refused(capsys, "demo", "--out", str(tmp_path))
+    assert sentence.endswith("is not empty; remove it, or give another --out.")
+
+
 def test_a_run_is_not_resumed_on_data_that_have_grown(tmp_path, capsys):
     data, out = str(tmp_path / "x.zarr"), str(tmp_path / "run")
     collect = f"collect worldlab/Reach-v0 --episodes 2 --n 2 --size 16 --workers 1 --out {data}".split()

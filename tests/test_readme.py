@@ -1,8 +1,11 @@
 """What the documentation tells people to type must exist."""
 
 import ast
+import os
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -68,3 +71,12 @@ def test_every_make_target_exists():
     for page in PAGES:
         for target in re.findall(r"^make ([a-z]+)", page.read_text(), re.MULTILINE):
             assert target in targets
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_the_demo_goes_where_make_is_told():
+    bare = {"PATH": os.environ["PATH"]}  # an OUT of the environment would be heeded too
+    for options, out in (((), "runs/demo"), (("OUT=elsewhere",), "elsewhere")):
+        command = ["make", "--dry-run", "demo", *options]
+        said = subprocess.run(command, cwd=ROOT, env=bare, capture_output=True, text=True, check=True).stdout
+        assert f"worldlab demo --minutes 1 --out {out}\n" in said
