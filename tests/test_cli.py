@@ -152,7 +152,8 @@ def test_nothing_is_trained_on_nothing(lab, tmp_path, capsys, option):
     train = ["train", "flow-reach", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/run"]
     if option in ("--env-steps", "--ratio"):
         train = ["train", "dreamer-proprio", "--env", "dm_control/cartpole-swingup-v0", "--out", f"{tmp_path}/run"]
-    assert f"{option} must be above zero; got 0" in refused(capsys, *train, option, "0")
+    for value in ("0", "nan", "inf") if option in ("--minutes", "--ratio") else ("0",):
+        assert f"{option} must be a finite number above zero; got {value}" in refused(capsys, *train, option, value)
     assert not (tmp_path / "run").exists()
 
 
@@ -173,7 +174,10 @@ def test_results_that_cannot_be_written_are_refused_before_the_episodes(tmp_path
 def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):
     out = f"{tmp_path}/out"
     assert "a seed is 0 or more" in refused(capsys, "eval", "random", "--env", "Reach", "--seed", "-1")
-    assert "--minutes must be above zero" in refused(capsys, "demo", "--minutes", "0", "--out", out)
+    for minutes in ("0", "nan", "inf"):
+        assert "--minutes must be a finite number above zero" in refused(
+            capsys, "demo", "--minutes", minutes, "--out", out
+        )
     assert "--check and --force are of policies" in refused(
         capsys, "export", "dataset", f"{lab}/x.zarr", "--out", out, "--check"
     )

@@ -1,6 +1,7 @@
 """The main job, end to end: demonstrations, two policies, a world model, counterfactuals, LeRobot, and one report."""
 
 import json
+import math
 import time
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -59,8 +60,8 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
         UsageError: something is in `out` already, there is no time to train in, or the device is not there.
     """
     pick_device(device)
-    if minutes <= 0:
-        raise UsageError(f"--minutes must be above zero; got {minutes}.")
+    if not 0 < minutes < math.inf:  # nor NaN
+        raise UsageError(f"--minutes must be a finite number above zero; got {minutes}.")
     try:
         Run.create(out, {"kind": "demo", "minutes": minutes, "provenance": provenance(seed)})
     except UsageError:  # which advises --resume
