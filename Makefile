@@ -2,16 +2,16 @@
 .PHONY: setup demo test check bench build
 .DEFAULT_GOAL := setup
 
-export MUJOCO_GL ?= egl
 export HF_HUB_OFFLINE ?= 1
 BIN := .venv/bin
 MINUTES ?= 1
+OUT ?= runs/demo
 
 setup: ## install everything into .venv
 	@./tools/setup.sh
 
-demo: setup ## the main job, end to end; MINUTES scales the training budgets
-	@$(BIN)/worldlab demo --minutes $(MINUTES)
+demo: setup ## the main job, end to end, into OUT; MINUTES scales the training budgets
+	@$(BIN)/worldlab demo --minutes $(MINUTES) --out $(OUT)
 
 test: setup ## the tests
 	@$(BIN)/pytest -n 2 --dist loadfile

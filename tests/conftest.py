@@ -3,7 +3,6 @@
 import dataclasses
 import os
 
-os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in several processes
 

@@ -1,6 +1,7 @@
 """A contest is fair, can be interrupted, and its table says what was measured."""
 
 import json
+import math
 from dataclasses import replace
 
 import pytest
@@ -64,6 +65,7 @@ def test_what_cannot_be_held_begins_no_folder(tmp_path):
         ({"seeds": 0}, "--seeds must be at least 1"),
         ({"episodes": 0}, "--episodes must be at least 1"),
         ({"steps": 0}, "above zero"),
+        ({"steps": None, "minutes": math.nan}, "above zero"),
         ({"data": str(tmp_path / "none.zarr")}, "no episode store"),
         ({"data": str(others)}, "unknown environment 'lerobot/so101'"),
         ({"data": str(own), "chunk": 1}, r"execute must be 1 to chunk \(1\)"),

@@ -49,6 +49,14 @@ def test_verbs_end_with_a_line_or_with_json(lab, capsys):
     assert "flow-lift" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_of_several_processes_one_says_what_came_of_it(capsys, monkeypatch, options):
+    for rank, speaks in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        main(["list", "envs", *options])
+        assert bool(capsys.readouterr().out) == speaks
+
+
 def test_a_preset_gives_way_to_what_is_asked_for(lab):
     from worldlab.runs import Run
 
@@ -144,7 +152,8 @@ def test_nothing_is_trained_on_nothing(lab, tmp_path, capsys, option):
     train = ["train", "flow-reach", "--data", f"{lab}/x.zarr", "--out", f"{tmp_path}/run"]
     if option in ("--env-steps", "--ratio"):
         train = ["train", "dreamer-proprio", "--env", "dm_control/cartpole-swingup-v0", "--out", f"{tmp_path}/run"]
-    assert f"{option} must be above zero; got 0" in refused(capsys, *train, option, "0")
+    for value in ("0", "nan", "inf") if option in ("--minutes", "--ratio") else ("0",):
+        assert f"{option} must be a finite number above zero; got {value}" in refused(capsys, *train, option, value)
     assert not (tmp_path / "run").exists()
 
 
@@ -165,7 +174,10 @@ def test_results_that_cannot_be_written_are_refused_before_the_episodes(tmp_path
 def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):
     out = f"{tmp_path}/out"
     assert "a seed is 0 or more" in refused(capsys, "eval", "random", "--env", "Reach", "--seed", "-1")
-    assert "--minutes must be above zero" in refused(capsys, "demo", "--minutes", "0", "--out", out)
+    for minutes in ("0", "nan", "inf"):
+        assert "--minutes must be a finite number above zero" in refused(
+            capsys, "demo", "--minutes", minutes, "--out", out
+        )
     assert "--check and --force are of policies" in refused(
         capsys, "export", "dataset", f"{lab}/x.zarr", "--out", out, "--check"
     )
@@ -177,6 +189,12 @@ def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):
     contest = ["bakeoff", "--data", f"{lab}/x.zarr", "--out", out, "--steps", "1", "--seed", "3"]
     assert "trains by the seeds 0, 1" in refused(capsys, *contest)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_demo_is_not_resumed(tmp_path, capsys):
+    (tmp_path / "anything").touch()
+    sentence = refused(capsys, "demo", "--out", str(tmp_path))
+    assert sentence.endswith("is not empty; remove it, or give another --out.")
 
 
 def test_a_run_is_not_resumed_on_data_that_have_grown(tmp_path, capsys):

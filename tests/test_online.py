@@ -157,9 +157,13 @@ def test_what_cannot_be_is_said(tmp_path, capsys, monkeypatch):
     assert "learns from a store" in refused(capsys, "train", "flow-reach", "--env", ENV, *out)
     assert "go with --env" in refused(capsys, "train", "flow-reach", "--data", "x", "--ratio", "2", *out)
     assert "--env takes" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, "--steps", "5", *out)
-    short = replace(RECIPE, online=replace(RECIPE.online, env_steps=400))
-    with pytest.raises(UsageError, match="must be more, not 400"):
-        online.train_recipe_online(short, "dreamer-proprio", ENV, tmp_path / "b", device="cpu", show=False)
-    assert [file.name for file in (tmp_path / "b").iterdir()] == [online.STORE]  # with more steps it goes on from there
+    for steps in (400, 419):  # none is left, or too few for an optimizer step
+        short = replace(RECIPE, online=replace(RECIPE.online, env_steps=steps))
+        with pytest.raises(UsageError, match=f"must be at least 420, not {steps}"):
+            online.train_recipe_online(short, "dreamer-proprio", ENV, tmp_path / "b", device="cpu", show=False)
+    assert [file.name for file in (tmp_path / "b").iterdir()] == [online.STORE]
+    enough = replace(RECIPE, online=replace(RECIPE.online, env_steps=420))  # goes on from there
+    outcome = online.train_recipe_online(enough, "dreamer-proprio", ENV, tmp_path / "b", device="cpu", show=False)
+    assert outcome.values["steps"] == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert "in one process" in refused(capsys, "train", "dreamer-proprio", "--env", ENV, *out)

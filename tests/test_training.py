@@ -1,5 +1,6 @@
 """Laws of the one training loop."""
 
+import math
 import os
 import signal
 import subprocess
@@ -135,7 +136,10 @@ def test_minutes_of_the_process_do_not_pass_while_it_waits(tmp_path):
     assert sum(pauses) > 2 * 0.3
 
 
-@pytest.mark.parametrize("budget", [{"steps": None}, {"steps": 0}, {"steps": -3}, {"steps": None, "minutes": 0.0}])
+MINUTES = [{"steps": None, "minutes": minutes} for minutes in (0.0, math.nan, math.inf)]
+
+
+@pytest.mark.parametrize("budget", [{"steps": None}, {"steps": 0}, {"steps": -3}, *MINUTES])
 def test_no_budget_is_refused(tmp_path, budget):
     with pytest.raises(UsageError, match="budget"):
         train(tmp_path / "run", **budget)

@@ -8,6 +8,7 @@ import sys
 
 __version__ = "0.1.0"
 
-# MuJoCo chooses how to render when it is first imported; without a display only EGL works.
-if sys.platform == "linux" and "DISPLAY" not in os.environ:
+# MuJoCo chooses how to render when it is first imported. Pictures are drawn offscreen only, which EGL does with and
+# without a display; GLFW, MuJoCo's choice where DISPLAY is set, fails where nothing answers there any more.
+if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")

@@ -7,6 +7,7 @@ trunk and the grounding. Three training seeds or more: a difference within their
 """
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -136,8 +137,8 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
     for size, value in (("--seeds", contest.seeds), ("--episodes", contest.episodes), ("--workers", workers)):
         if value < 1:
             raise UsageError(f"{size} must be at least 1; got {value}.")
-    if (contest.steps or contest.minutes or 0) <= 0:
-        raise UsageError("the budget of a contest must be above zero.")
+    if not 0 < (contest.steps or contest.minutes or 0) < math.inf:  # nor NaN
+        raise UsageError("the budget of a contest must be a finite number above zero.")
     recipes = dict(contest.recipes())
     store = datasets.EpisodeStore(contest.data)
     # Before a folder is begun: a contest whose contenders could not be judged would end after its first training.

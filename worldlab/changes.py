@@ -1,5 +1,6 @@
 """Another budget for a preset: what `worldlab train --steps … --batch …` asks for."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,11 @@ class BudgetOptions:
         """The recipe with this budget and this seed.
 
         Raises:
-            UsageError: something is not above zero.
+            UsageError: something is not a finite number above zero.
         """
         for name, value in vars(self).items():
-            if value is not None and not isinstance(value, bool) and value <= 0:
-                raise UsageError(f"--{name.replace('_', '-')} must be above zero; got {value}.")
+            if value is not None and not isinstance(value, bool) and not 0 < value < math.inf:  # nor NaN
+                raise UsageError(f"--{name.replace('_', '-')} must be a finite number above zero; got {value}.")
         fit, windows, online = replace(config.fit, seed=seed, compile=self.compile), config.windows, config.online
         if self.of_a_store:
             fit = replace(fit, steps=self.steps, minutes=self.minutes)

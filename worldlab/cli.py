@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -58,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(130)
     else:
-        print(json.dumps(outcome.values) if command.json else outcome.line)  # noqa: T201
+        if os.environ.get("RANK", "0") == "0":  # of several processes that torchrun starts, one speaks for all
+            print(json.dumps(outcome.values) if command.json else outcome.line)  # noqa: T201
         command.leave()
 
 

@@ -1,6 +1,7 @@
 """The main job, end to end: demonstrations, two policies, a world model, counterfactuals, LeRobot, and one report."""
 
 import json
+import math
 import time
 from collections.abc import Generator
 from concurrent.futures import ProcessPoolExecutor
@@ -54,11 +55,17 @@ def demo(out: Path, minutes: float = 1.0, seed: int = 0, device: Device = "auto"
         minutes: scales every training budget.
         seed: of data, training and evaluation.
         device: where networks run.
+
+    Raises:
+        UsageError: something is in `out` already, there is no time to train in, or the device is not there.
     """
     pick_device(device)
-    if minutes <= 0:
-        raise UsageError(f"--minutes must be above zero; got {minutes}.")
-    Run.create(out, {"kind": "demo", "minutes": minutes, "provenance": provenance(seed)})
+    if not 0 < minutes < math.inf:  # nor NaN
+        raise UsageError(f"--minutes must be a finite number above zero; got {minutes}.")
+    try:
+        Run.create(out, {"kind": "demo", "minutes": minutes, "provenance": provenance(seed)})
+    except UsageError:  # which advises --resume
+        raise UsageError(f"{out} already exists and is not empty; remove it, or give another --out.") from None
     found = Findings(provenance(seed))
     phases = _Phases(found.seconds)
     with ProcessPoolExecutor(2, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)) as pool:

@@ -5,6 +5,7 @@ follows from the weights at step i and before, so a run that was killed goes on 
 collected after its checkpoint would be collected again just so, and are kept.
 """
 
+import math
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from worldlab.collection import FIRST_SEED
 from worldlab.creation import create_model
 from worldlab.errors import UsageError
 from worldlab.policies.random_policy import RandomPolicy
-from worldlab.presets import OnlineConfig, TrainConfig, preset
+from worldlab.presets import OnlineConfig, TrainConfig, WindowConfig, preset
 from worldlab.protocols import Environment, Policy
 from worldlab.rollout import rollout
 from worldlab.runs import Json, Run, provenance, to_json
@@ -70,7 +71,7 @@ class Replay:
     @property
     def _pace(self) -> float:
         """Control steps for each optimizer step."""
-        return self.windows.batch * self.windows.length * self.windows.stride / self.online.ratio
+        return _pace(self.windows, self.online)
 
     def _collect(self, step: int) -> None:
         """Act for an episode, as the model does now."""
@@ -85,13 +86,17 @@ def _random_steps(store: datasets.EpisodeStore, online: OnlineConfig) -> int:
     return int((store.lengths[: online.random] - 1).sum())
 
 
-def _check_budget(store: datasets.EpisodeStore, online: OnlineConfig) -> None:
-    """Raise `UsageError` where the random episodes use up the whole budget."""
-    random = _random_steps(store, online)
-    if online.env_steps <= random:
+def _pace(windows: WindowConfig, online: OnlineConfig) -> float:
+    return windows.batch * windows.length * windows.stride / online.ratio
+
+
+def _check_budget(store: datasets.EpisodeStore, windows: WindowConfig, online: OnlineConfig) -> None:
+    """Raise `UsageError` where the random episodes leave too little of the budget for one optimizer step."""
+    random, pace = _random_steps(store, online), math.ceil(_pace(windows, online))
+    if online.env_steps < random + pace:
         raise UsageError(
-            f"the {online.random} episodes at random are {random} control steps already; --env-steps must be more, "
-            f"not {online.env_steps}."
+            f"the {online.random} episodes at random are {random} control steps already, and an optimizer step takes "
+            f"{pace} more; --env-steps must be at least {random + pace}, not {online.env_steps}."
         )
 
 
@@ -151,7 +156,7 @@ def train_recipe_online(
         raise UsageError(f"'{out}' was begun with another {other[0]}; resume it with the options it was begun with.")
     store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
     assert recipe.online is not None
-    _check_budget(store, recipe.online)
+    _check_budget(store, recipe.windows, recipe.online)
     if resume:
         run = Run.open(out)
         torch.manual_seed(key(seed))  # as for a new model, where no checkpoint had been written yet

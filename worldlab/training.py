@@ -82,11 +82,13 @@ class FitConfig:
     """Of everything random in training."""
 
     def check(self) -> None:
-        """Raise `UsageError` where there is no budget, or none above zero."""
+        """Raise `UsageError` where there is no budget, or one that is not a finite number above zero."""
         if self.steps is None and self.minutes is None:
             raise UsageError("training needs a budget: give --steps or --minutes.")
-        if any(budget is not None and budget <= 0 for budget in (self.steps, self.minutes)):
-            raise UsageError(f"a budget must be above zero; got {self.steps} steps and {self.minutes} minutes.")
+        if any(budget is not None and not 0 < budget < math.inf for budget in (self.steps, self.minutes)):  # nor NaN
+            raise UsageError(
+                f"a budget must be a finite number above zero; got {self.steps} steps and {self.minutes} minutes."
+            )
 
     def progress(self, step: int, seconds: float) -> float:
         """Fraction of the budget that is used up, at most 1."""
