@@ -72,7 +72,9 @@ class HardwareCheck:
         }
 
 
-def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float = 6.0, seed: int = 0) -> HardwareCheck:
+def check_directory(
+    path: Path, env_id: str, *, episodes: int = 3, seconds: float = 6.0, seed: int = 0
+) -> HardwareCheck:
     """Let a LeRobot policy drive the simulated arm on the CPU, and judge what it asks for.
 
     The arm waits for the policy, so that what it does depends on the seed alone; how long each call takes is measured
@@ -80,7 +82,7 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
 
     Args:
         path: any LeRobot policy for the SO-101, such as `worldlab export policy` writes.
-        env: whose scenes and instructions, for example worldlab/Reach-v0.
+        env_id: whose scenes and instructions, for example worldlab/Reach-v0.
         episodes: scene i is that of `seed + i`.
         seconds: of each episode.
         seed: of the first.
@@ -90,17 +92,17 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     """
     from lerobot.robots import RobotConfig, make_robot_from_config
 
-    world = envs.make(env, n=episodes)
-    _, info = world.reset(seed=seed)
-    tasks, fps = info["task"], world.contract.fps
+    env = envs.make(env_id, n=episodes)
+    _, info = env.reset(seed=seed)
+    tasks, fps = info["task"], env.contract.fps
     assert isinstance(tasks, Sequence)
-    world.close()
+    env.close()
     policy = lerobot_policy.load(path)
     twin = RobotConfig.get_choice_class("worldlab_so101")
     drives: list[Drive] = []
     frames: list[Frames] = []
     for i, task in enumerate(tasks):
-        config = twin(task=env.removeprefix("worldlab/"), seed=seed + i, realtime=False, fps=fps)
+        config = twin(task=env_id.removeprefix("worldlab/"), seed=seed + i, realtime=False, fps=fps)
         for name in policy.cameras.keys() & config.cameras.keys():
             height, width = policy.cameras[name]
             config.cameras[name] = replace(config.cameras[name], height=height, width=width)
@@ -111,7 +113,7 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
         drives.append(done)
         frames.append(seen)
     limits = so101_limits(fps)
-    return HardwareCheck(env, seed, tuple(drives), tuple(frames), limits, judge(drives, limits))
+    return HardwareCheck(env_id, seed, tuple(drives), tuple(frames), limits, judge(drives, limits))
 
 
 def drive(policy: Policy, robot: "Robot", task: str, seed: int, steps: int, calls: int = 1) -> tuple[Drive, Frames]:
@@ -247,14 +249,14 @@ def export_checked(run: Path, out: Path, *, force: bool = False, seed: int = 0) 
     Raises:
         UsageError: the policy is refused, or cannot be exported.
     """
-    env = Run.open(run).config.get("env")
-    if not isinstance(env, str):
+    env_id = Run.open(run).config.get("env")
+    if not isinstance(env_id, str):
         raise UsageError(f"'{run}' does not say which environment its policy is for, so there is no scene to check in.")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
         lerobot_policy.check_out(out)
         trial = lerobot_policy.export_policy(policies.load_vla(run), Path(folder) / "policy")
-        check = check_directory(trial, env, seed=seed)
+        check = check_directory(trial, env_id, seed=seed)
         page = write_files(check, str(run), out.with_name(f"{out.name}-hardware"))
         if not check.passed and not force:
             raise UsageError(f"not exported, unfit for the arm: {check.objection}. See {page}; --force exports it.")
