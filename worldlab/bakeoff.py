@@ -221,15 +221,15 @@ def _judge(contest: Contest, config: TrainConfig, name: str, path: Path, minutes
     seed = config.fit.seed
     store = datasets.EpisodeStore(contest.data)
     size = next(iter(store.spec.cameras.values()), None)
-    world = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes), size=size)
-    policy = workbench.load_policy(str(path), world, device)
+    env = envs.make(str(store.provenance["env"]), n=min(50, contest.episodes), size=size)
+    policy = workbench.load_policy(str(path), env, device)
     assert isinstance(policy, policies.VLA | policies.StateOnlyPolicy | policies.LeRobotBaseline)
     held = config.split(len(store))[1]
     windows = datasets.Windows(store, length=contest.chunk, batch=_WINDOWS, observed=1, episodes=held)[0]
     error = action_error(policy, windows, *labels(windows, contest.chunk, expert_columns(store.spec)))
     latency = median_latency_ms(policy, windows, clock=CLOCKS[config.fit.clock])
     before = _counts(policy)
-    result = workbench.judge(policy, world, contest.episodes, 0, f"{name}, seed {seed}")
+    result = workbench.judge(policy, env, contest.episodes, 0, f"{name}, seed {seed}")
     written = {key: value - before[key] for key, value in _counts(policy).items()}
     steps = int(str(Run.open(path).read_log()[-1]["step"]))
     chunks = written.get("chunks", 0)

@@ -60,12 +60,12 @@ class CollectConfig:
 
     def world(self, n: int, threads: int) -> Environment:
         """The environments, whose physics runs on so many threads (0: one per core)."""
-        world = envs.make(self.env, n=n, size=self.size, threads=threads, hold=self.hold)
-        return ExpertLabels(world) if isinstance(world, MujocoVectorEnv) else world
+        env = envs.make(self.env, n=n, size=self.size, threads=threads, hold=self.hold)
+        return ExpertLabels(env) if isinstance(env, MujocoVectorEnv) else env
 
-    def actor(self, world: Environment) -> Policy:
+    def actor(self, env: Environment) -> Policy:
         """The policy for these environments."""
-        acting = world.env if isinstance(world, ExpertLabels) else world
+        acting = env.env if isinstance(env, ExpertLabels) else env
         if self.policy == "expert" and isinstance(acting, MujocoVectorEnv):
             return acting.expert(noise=self.noise)
         from worldlab import players
@@ -78,9 +78,9 @@ class Recorder:
 
     def __init__(self, recipe: CollectConfig, part: str, about: dict[str, Json], threads: int) -> None:
         self._recipe = recipe
-        self._world = recipe.world(recipe.n, threads)
-        self._actor = recipe.actor(self._world)
-        self._store = datasets.EpisodeStore.create(part, self._world.contract, about)
+        self._env = recipe.world(recipe.n, threads)
+        self._actor = recipe.actor(self._env)
+        self._store = datasets.EpisodeStore.create(part, self._env.contract, about)
         self._store.become_writer()  # or another collection into the same store would take it for an abandoned part
         self._writer = ThreadPoolExecutor(1)
         self._writing: Future[None] | None = None
@@ -91,7 +91,7 @@ class Recorder:
         Raises:
             UsageError: the wave before could not be written.
         """
-        wave = rollout(self._actor, self._world, first)
+        wave = rollout(self._actor, self._env, first)
         filtering = self._recipe.policy == "expert" and not self._recipe.keep_failures
         good = torch.nonzero(wave.succeeded)[:, 0].tolist() if filtering else list(range(self._recipe.n))
         self.wait()
@@ -152,9 +152,9 @@ def collect(
     about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, "hold": recipe.hold, **provenance(seed)}
     if recipe.noise and recipe.policy != "expert":
         raise UsageError(f"noise disturbs the expert alone; '{recipe.policy}' acts without.")
-    world = recipe.world(1, 1)
-    recipe.actor(world)  # whoever cannot act here is told before there is a store
-    store = _open(out, world, about)
+    env = recipe.world(1, 1)
+    recipe.actor(env)  # whoever cannot act here is told before there is a store
+    store = _open(out, env, about)
     _merge(store)
     first = max([FIRST_SEED * (seed + 1) - 1, *store.seeds.tolist()]) + 1
     shared_by = processes.number(episodes / recipe.n, workers)
@@ -179,9 +179,9 @@ def collect(
     return store, kept, tried
 
 
-def _open(out: str, world: Environment, about: dict[str, Json]) -> datasets.EpisodeStore:
+def _open(out: str, env: Environment, about: dict[str, Json]) -> datasets.EpisodeStore:
     """The store that is there, if it is of the same kind, or a new one."""
-    spec = world.contract
+    spec = env.contract
     if not files_at(out).exists():
         return datasets.EpisodeStore.create(out, spec, about)
     store = datasets.EpisodeStore(out)
@@ -193,7 +193,7 @@ def _open(out: str, world: Environment, about: dict[str, Json]) -> datasets.Epis
             f"'{out}' is of --hold {store.hold} (0 where it was collected before stores remembered that), "
             f"not {about['hold']}; use another store, or the same --hold."
         )
-    if len(store) and ("physics" in store.columns) != isinstance(world, Restorable):
+    if len(store) and ("physics" in store.columns) != isinstance(env, Restorable):
         has = "has" if "physics" in store.columns else "has no"
         raise UsageError(f"'{out}' {has} physics, unlike what {about['env']} records; use another store.")
     if store.spec.privileged != spec.privileged:

@@ -19,7 +19,7 @@ class EvalConditions:
     hold: int = 0
     """Control steps for which the task must stay achieved before that counts: nobody stops a real arm when it is."""
 
-    def world(self, env: str, n: int, size: int | tuple[int, int] | None) -> "Environment":
+    def world(self, env_id: str, n: int, size: int | tuple[int, int] | None) -> "Environment":
         """So many environments under these conditions.
 
         Raises:
@@ -27,7 +27,7 @@ class EvalConditions:
         """
         from worldlab import envs
 
-        return envs.make(env, n=n, size=size, variation=self._severities(), hold=self.hold)
+        return envs.make(env_id, n=n, size=size, variation=self._severities(), hold=self.hold)
 
     def to_json(self) -> "dict[str, Json]":
         """Both, by name."""

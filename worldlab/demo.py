@@ -110,9 +110,9 @@ def _judge(
     name: str, control: str | None, out: Path, seed: int, device: Device
 ) -> tuple[evaluation.SuccessResult, list[Shot]]:
     """One row of the table of success rates, and episodes to show: at most two of either outcome."""
-    world = envs.make(REACH, n=50, hold=HOLD)
-    policy = workbench.load_policy(str(out / name) if name in HEADS else name, world, device)
-    policy, judged = evaluation.controls(policy, world)[control] if control else (policy, world)
+    env = envs.make(REACH, n=50, hold=HOLD)
+    policy = workbench.load_policy(str(out / name) if name in HEADS else name, env, device)
+    policy, judged = evaluation.controls(policy, env)[control] if control else (policy, env)
     shots: list[Shot] = []
 
     def keep(episode: evaluation.Episode, t: Trajectory) -> None:

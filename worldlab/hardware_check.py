@@ -73,7 +73,9 @@ class HardwareCheck:
         }
 
 
-def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float = 6.0, seed: int = 0) -> HardwareCheck:
+def check_directory(
+    path: Path, env_id: str, *, episodes: int = 3, seconds: float = 6.0, seed: int = 0
+) -> HardwareCheck:
     """Let a LeRobot policy drive the simulated arm on the CPU, and judge what it asks for.
 
     It is asked as often as its data were recorded, where it says so (worldlab's do), else at the environment's rate.
@@ -82,7 +84,7 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
 
     Args:
         path: any LeRobot policy for the SO-101, such as `worldlab export policy` writes.
-        env: whose scenes and instructions, for example worldlab/Reach-v0.
+        env_id: whose scenes and instructions, for example worldlab/Reach-v0.
         episodes: scene i is that of `seed + i`.
         seconds: of each episode.
         seed: of the first.
@@ -92,18 +94,18 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
     """
     from lerobot.robots import RobotConfig, make_robot_from_config
 
-    world = envs.make(env, n=episodes)
-    _, info = world.reset(seed=seed)
+    env = envs.make(env_id, n=episodes)
+    _, info = env.reset(seed=seed)
     tasks = info["task"]
     assert isinstance(tasks, Sequence)
-    world.close()
+    env.close()
     policy = lerobot_policy.load(path)
-    fps = policy.spec.fps if isinstance(policy, Specified) else world.contract.fps
+    fps = policy.spec.fps if isinstance(policy, Specified) else env.contract.fps
     twin = RobotConfig.get_choice_class("worldlab_so101")
     drives: list[Drive] = []
     frames: list[Frames] = []
     for i, task in enumerate(tasks):
-        config = twin(task=env.removeprefix("worldlab/"), seed=seed + i, realtime=False, fps=fps)
+        config = twin(task=env_id.removeprefix("worldlab/"), seed=seed + i, realtime=False, fps=fps)
         for name in policy.cameras.keys() & config.cameras.keys():
             height, width = policy.cameras[name]
             config.cameras[name] = replace(config.cameras[name], height=height, width=width)
@@ -114,7 +116,7 @@ def check_directory(path: Path, env: str, *, episodes: int = 3, seconds: float =
         drives.append(done)
         frames.append(seen)
     limits = so101_limits(fps)
-    return HardwareCheck(env, seed, tuple(drives), tuple(frames), limits, judge(drives, limits))
+    return HardwareCheck(env_id, seed, tuple(drives), tuple(frames), limits, judge(drives, limits))
 
 
 def drive(policy: Policy, robot: "Robot", task: str, seed: int, steps: int, calls: int = 1) -> tuple[Drive, Frames]:

@@ -40,13 +40,13 @@ def imagine(
     path = Path(path)
     model, run = dynamics.load(path, device=str(pick_device(device))), Run.open(path)
     recorded = datasets.EpisodeStore(data)
-    env, episodes, note = str(recorded.provenance.get("env")), held_out_episodes(recorded, run), ""
+    env_id, episodes, note = str(recorded.provenance.get("env")), held_out_episodes(recorded, run), ""
     stride = action_repeat_of(model.spec, recorded.spec)
     store = datasets.Strided(recorded, stride)
     model.spec.check(store.spec, ("world model", "store"))
     size = next(iter(model.spec.cameras.values()), None)
     # Success must hold as it had to when the data were made, or branches would end where those episodes went on.
-    world = envs.make(env, n=max(1, min(32, starts)), size=size, repeat=stride, hold=recorded.hold)
+    env = envs.make(env_id, n=max(1, min(32, starts)), size=size, repeat=stride, hold=recorded.hold)
     if probe or (bodies_of(store.spec) and not bodies_of(model.spec)):
         trained, whose = [i for i in range(len(store)) if i not in episodes], "training episodes"
         if not trained:  # the model was trained on another store: half of this one is for the probe
@@ -57,15 +57,15 @@ def imagine(
     result = evaluation.counterfactual(
         model,
         store,
-        world,
+        env,
         branches=branches,
-        others={name: _other(name, world, stride, device) for name in names if name not in WAYS},
+        others={name: _other(name, env, stride, device) for name in names if name not in WAYS},
         horizon=horizon,
         episodes=episodes,
         starts=starts,
         seed=seed,
     )
-    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": env}
+    values: dict[str, Json] = {**result.to_json(), "run": str(path), "data": str(data), "env": env_id}
     values["probed"] = bool(note)
     write_atomically(path / "imagine.json", json.dumps(values, indent=1))
     ways = f"--branches {branches}" if isinstance(branches, int) else f"--ways {' '.join(branches)}"
@@ -87,16 +87,16 @@ def _said(result: evaluation.CounterfactualResult) -> str:
     return f"effect error{what} by horizon {by_horizon} (copy-last 1); at {last} steps {limits}, n = {cases}"
 
 
-def _other(name: str, world: Environment, stride: int, device: Device) -> Policy | Float[Tensor, "t a"]:
+def _other(name: str, env: Environment, stride: int, device: Device) -> Policy | Float[Tensor, "t a"]:
     """Actions from a file, or a policy by its name.
 
     Raises:
         UsageError: there is neither, or the policy cannot act here.
     """
     if not name.endswith(".npy"):
-        policy = load_policy(name, world, device)
+        policy = load_policy(name, env, device)
         if isinstance(policy, Specified):
-            replace(policy.spec, fps=world.contract.fps).check(world.contract)
+            replace(policy.spec, fps=env.contract.fps).check(env.contract)
         return ActionSubsample(policy, stride)
     try:
         actions = np.load(name, allow_pickle=False)

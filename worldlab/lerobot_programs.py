@@ -61,7 +61,7 @@ def program(name: str, *arguments: str) -> str:
 
 
 def check(
-    run: Path, data: Path, out: Path, env: str, seed: int, episodes: int = 10, seconds: float = 5.0
+    run: Path, data: Path, out: Path, env_id: str, seed: int, episodes: int = 10, seconds: float = 5.0
 ) -> LeRobotCheck:
     """Export a run and part of a store, and let LeRobot's programs use them.
 
@@ -69,7 +69,7 @@ def check(
         run: of a policy for the SO-101.
         data: a store; its first `episodes` episodes are exported.
         out: a new folder for the exported policy, the dataset and LeRobot's results.
-        env: whose task is evaluated.
+        env_id: whose task is evaluated.
         seed: of the first episode.
         episodes: how many are evaluated and exported.
         seconds: of `lerobot-rollout` on the simulated arm.
@@ -78,9 +78,9 @@ def check(
     export_policy(policy, out / "policy")
     store = datasets.EpisodeStore(data)
     export_dataset(store, out / "dataset", episodes=range(episodes))
-    task = env.removeprefix("worldlab/")
-    world = envs.make(env, n=episodes)
-    ours = evaluation.success(policy, world, episodes, seed)
+    task = env_id.removeprefix("worldlab/")
+    env = envs.make(env_id, n=episodes)
+    ours = evaluation.success(policy, env, episodes, seed)
     commands = (
         program(
             "lerobot-eval",
@@ -100,11 +100,11 @@ def check(
             "--robot.type=worldlab_so101",
             "--robot.ideal=true",
             "--robot.realtime=false",
-            f"--robot.fps={world.contract.fps}",
+            f"--robot.fps={env.contract.fps}",
             f"--robot.task={task}",
             f"--robot.seed={seed}",
             f"--task={ours.episodes[0].task}",
-            f"--fps={world.contract.fps}",
+            f"--fps={env.contract.fps}",
             f"--duration={seconds:g}",
             "--play_sounds=false",
             "--return_to_initial_position=false",

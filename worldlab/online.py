@@ -38,11 +38,11 @@ class Replay:
     """Batches of a store that grows: batch i is of the episodes due by then; those missing are collected first."""
 
     def __init__(
-        self, store: datasets.EpisodeStore, world: Environment, model: dynamics.Dreamer, recipe: TrainConfig, run: Run
+        self, store: datasets.EpisodeStore, env: Environment, model: dynamics.Dreamer, recipe: TrainConfig, run: Run
     ) -> None:
         """`store` holds the random episodes; `recipe` says how often to act, and how to cut windows."""
         assert recipe.online is not None
-        self.store, self.world, self.model, self.run = store, world, model, run
+        self.store, self.env, self.model, self.run = store, env, model, run
         self.online, self.windows, self.seed = recipe.online, recipe.windows, recipe.fit.seed
         self._cut: tuple[int, datasets.Windows] | None = None
 
@@ -76,7 +76,7 @@ class Replay:
     def _collect(self, step: int) -> None:
         """Act for an episode, as the model does now."""
         self.model.explore = True
-        earned = _episode(self.model, self.world, self.store, self.seed)
+        earned = _episode(self.model, self.env, self.store, self.seed)
         self.model.explore = False
         taken = int((self.store.lengths - 1).sum())
         self.run.log({"episode": len(self.store) - 1, "env_steps": taken, "step": step, "return": earned}, EPISODES)
@@ -100,17 +100,17 @@ def _check_budget(store: datasets.EpisodeStore, windows: WindowConfig, online: O
         )
 
 
-def _episode(policy: Policy, world: Environment, store: datasets.EpisodeStore, seed: int) -> float:
+def _episode(policy: Policy, env: Environment, store: datasets.EpisodeStore, seed: int) -> float:
     """Act from the next start on, and keep what happened: its return."""
     start = FIRST_SEED * (seed + 1) + len(store)
-    trajectory = rollout(policy, world, start)
+    trajectory = rollout(policy, env, start)
     store.append(trajectory, [start])
     return float(trajectory.reward.sum())
 
 
 def train_online(
     name: str,
-    env: str,
+    env_id: str,
     out: Path,
     *,
     changes: BudgetOptions | None = None,
@@ -123,13 +123,13 @@ def train_online(
     if recipe.online is None:
         raise UsageError(f"'{name}' learns from a store; give --data instead of --env.")
     recipe = (changes or BudgetOptions()).applied_to(recipe, seed)
-    return train_recipe_online(recipe, name, env, out, resume=resume, device=device)
+    return train_recipe_online(recipe, name, env_id, out, resume=resume, device=device)
 
 
 def train_recipe_online(
     recipe: TrainConfig,
     name: str,
-    env: str,
+    env_id: str,
     out: Path,
     *,
     resume: bool = False,
@@ -146,15 +146,15 @@ def train_recipe_online(
     pick_device(device)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("training with --env runs in one process; to use several, train on a store (--data).")
-    world = envs.make(env, n=1, size=None if config.world.sees == "state" else 64)
-    about = {"preset": name, "env": env, "recipe": to_json(recipe)}
+    env = envs.make(env_id, n=1, size=None if config.world.sees == "state" else 64)
+    about = {"preset": name, "env": env_id, "recipe": to_json(recipe)}
     # Killed while it still acted at random, it has experience but no run yet, and begins with what it has.
     resume = resume and ((out / "config.json").exists() or not (out / STORE).exists())
     if not resume:
         Run.check_vacant(out, (STORE,))
     elif other := [part for part, value in about.items() if Run.open(out).config.get(part) != value]:
         raise UsageError(f"'{out}' was begun with another {other[0]}; resume it with the options it was begun with.")
-    store = _begin(recipe, world, out / STORE, {"env": env, **provenance(seed)})
+    store = _begin(recipe, env, out / STORE, {"env": env_id, **provenance(seed)})
     assert recipe.online is not None
     _check_budget(store, recipe.windows, recipe.online)
     if resume:
@@ -173,14 +173,14 @@ def train_recipe_online(
         }
         run = Run.create(out, {**model.describe(), **about, **beside}, (STORE,))
     assert isinstance(model, dynamics.Dreamer)
-    replay = Replay(store, world, model, recipe, run)
+    replay = Replay(store, env, model, recipe, run)
     budget = replace(recipe.fit, steps=replay.steps, minutes=None)
     fit(model, replay, budget, run, device=device, resume=resume, show=show)
     store.close()
-    return _outcome(name, env, run, replay.steps)
+    return _outcome(name, env_id, run, replay.steps)
 
 
-def _begin(recipe: TrainConfig, world: Environment, path: Path, about: dict[str, Json]) -> datasets.EpisodeStore:
+def _begin(recipe: TrainConfig, env: Environment, path: Path, about: dict[str, Json]) -> datasets.EpisodeStore:
     """The store of what is experienced, with the random episodes at its beginning."""
     assert recipe.online is not None
     assert isinstance(recipe.model, dynamics.DreamerConfig)
@@ -190,15 +190,15 @@ def _begin(recipe: TrainConfig, world: Environment, path: Path, about: dict[str,
             made = f"{store.provenance.get('env')} with seed {store.provenance.get('seed')}"
             raise UsageError(f"'{path}' is what another run experienced, in {made}; choose another --out.")
     else:
-        store = datasets.EpisodeStore.create(str(path), world.contract, about)
-    beginner = ActionRepeat(RandomPolicy(world.contract, period=1), recipe.model.repeat)
+        store = datasets.EpisodeStore.create(str(path), env.contract, about)
+    beginner = ActionRepeat(RandomPolicy(env.contract, period=1), recipe.model.repeat)
     while len(store) < recipe.online.random:
-        _episode(beginner, world, store, recipe.fit.seed)
+        _episode(beginner, env, store, recipe.fit.seed)
     return store
 
 
-def _outcome(name: str, env: str, run: Run, steps: int) -> Outcome:
+def _outcome(name: str, env_id: str, run: Run, steps: int) -> Outcome:
     last = recent_returns(run)
     mean = sum(last) / max(len(last), 1)
-    line = f"{name} trained for {steps} steps in {env}, its last {len(last)} episodes earned {mean:.1f}: {run.path}"
+    line = f"{name} trained for {steps} steps in {env_id}, its last {len(last)} episodes earned {mean:.1f}: {run.path}"
     return Outcome(line, {"run": str(run.path), "preset": name, "steps": steps, "mean_return": mean})

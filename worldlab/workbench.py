@@ -151,14 +151,14 @@ def train_recipe(
     return Outcome(line, {"run": str(out), "preset": name, "loss": loss, **last[-1], **bought})
 
 
-def load_policy(name: str, world: Environment, device: Device) -> Policy:
+def load_policy(name: str, env: Environment, device: Device) -> Policy:
     """Load a policy for an environment."""
-    return players.load(name, world, str(pick_device(device)))
+    return players.load(name, env, str(pick_device(device)))
 
 
 def judge(
     policy: Policy,
-    world: Environment,
+    env: Environment,
     episodes: int,
     seed: int,
     label: str,
@@ -175,14 +175,14 @@ def judge(
             if on_episode is not None:
                 on_episode(episode, t)
 
-        return evaluation.success(policy, world, episodes, seed, on_episode=count)
+        return evaluation.success(policy, env, episodes, seed, on_episode=count)
 
 
-def judge_controls(policy: Policy, world: Environment, episodes: int, seed: int) -> dict[str, evaluation.SuccessResult]:
+def judge_controls(policy: Policy, env: Environment, episodes: int, seed: int) -> dict[str, evaluation.SuccessResult]:
     """What every success rate must be read beside: the expert, chance, closed eyes, and another instruction."""
-    baselines = ("expert", "random") if isinstance(world, MujocoVectorEnv) else ("random",)
-    results = {name: judge(load_policy(name, world, "cpu"), world, episodes, seed, name) for name in baselines}
-    for control, (controlled, judged) in evaluation.controls(policy, world).items():
+    baselines = ("expert", "random") if isinstance(env, MujocoVectorEnv) else ("random",)
+    results = {name: judge(load_policy(name, env, "cpu"), env, episodes, seed, name) for name in baselines}
+    for control, (controlled, judged) in evaluation.controls(policy, env).items():
         results[control] = judge(controlled, judged, episodes, seed, control)
     return results
 
@@ -197,9 +197,9 @@ def rate_text(result: evaluation.SuccessResult, *, returns: bool = False) -> str
     return f"mean return {readable(result.mean_return)} [{limits}], {text}"
 
 
-def _defines_success(env: str) -> bool:
+def _defines_success(env_id: str) -> bool:
     """Not the control suite: what counts there is one step at full reward, which balancing tasks may begin with."""
-    return not env.startswith("dm_control/")
+    return not env_id.startswith("dm_control/")
 
 
 def _positive(episodes: int, n: int) -> None:
@@ -221,7 +221,7 @@ def _results_folder(name: str, parts: Sequence[str]) -> Path:
 
 def evaluate(
     name: str,
-    env: str,
+    env_id: str,
     episodes: int = 100,
     *,
     n: int = 50,
@@ -233,43 +233,45 @@ def evaluate(
 ) -> Outcome:
     """Evaluate a policy closed loop; see `worldlab eval --help`."""
     _positive(episodes, n)
-    env, size = envs.full_id(env), players.image_size(name)
+    env_id, size = envs.full_id(env_id), players.image_size(name)
     conditions = conditions or EvalConditions()
-    world = conditions.world(env, players.num_envs_for(name, n, episodes), size)
-    policy = load_policy(name, world, device)
+    env = conditions.world(env_id, players.num_envs_for(name, n, episodes), size)
+    policy = load_policy(name, env, device)
     way: list[str] = []
     if execution is not None and not execution.own_way:
         from worldlab.policies import execute
 
         policy = execute(policy, execution, name)
         way = policy.describe()
-    folder = _results_folder(name, [env.replace("/", "-"), *conditions.describe(), *way, f"n{episodes}", f"seed{seed}"])
+    folder = _results_folder(
+        name, [env_id.replace("/", "-"), *conditions.describe(), *way, f"n{episodes}", f"seed{seed}"]
+    )
     if isinstance(policy, Specified):
-        policy.spec.check(world.contract)
+        policy.spec.check(env.contract)
     folder.mkdir(parents=True, exist_ok=True)  # whoever may not write there is told before the episodes
-    result = judge(policy, world, episodes, seed, name)
+    result = judge(policy, env, episodes, seed, name)
     values: dict[str, Json] = {
         **result.to_json(),
         "run": name,
-        "env": env,
+        "env": env_id,
         **conditions.to_json(),
         "execution": to_json(way),
     }
     write_atomically(folder / "episodes.jsonl", "".join(f"{line}\n" for line in result.lines()))
     write_atomically(folder / "result.json", json.dumps(values, indent=1))  # before controls, which take as long again
-    others = judge_controls(policy, world, episodes, seed) if controls else {}
+    others = judge_controls(policy, env, episodes, seed) if controls else {}
     if controls:
         values["controls"] = {label: other.to_json() for label, other in others.items()}
         write_atomically(folder / "result.json", json.dumps(values, indent=1))
     succeeded = any(judged.successes for judged in (result, *others.values()))
-    text = rate_text(result, returns=not (succeeded and _defines_success(env)))
-    return Outcome(f"{text} on {env}: {folder}", values)
+    text = rate_text(result, returns=not (succeeded and _defines_success(env_id)))
+    return Outcome(f"{text} on {env_id}: {folder}", values)
 
 
 def compare(
     a: str,
     b: str,
-    env: str,
+    env_id: str,
     episodes: int = 100,
     *,
     n: int = 50,
@@ -279,18 +281,18 @@ def compare(
 ) -> Outcome:
     """Two policies on the same seeds; see `worldlab compare --help`."""
     _positive(episodes, n)
-    env = envs.full_id(env)
+    env_id = envs.full_id(env_id)
     conditions = conditions or EvalConditions()
     worlds = [
-        conditions.world(env, players.num_envs_for(name, n, episodes), players.image_size(name)) for name in (a, b)
+        conditions.world(env_id, players.num_envs_for(name, n, episodes), players.image_size(name)) for name in (a, b)
     ]
     results = [
-        judge(load_policy(name, world, device), world, episodes, seed, name)
-        for name, world in zip((a, b), worlds, strict=True)
+        judge(load_policy(name, env, device), env, episodes, seed, name)
+        for name, env in zip((a, b), worlds, strict=True)
     ]
-    by = "success" if _defines_success(env) else "return"
+    by = "success" if _defines_success(env_id) else "return"
     comparison = evaluation.compare(results[0], results[1], (a, b), by)
-    return Outcome(comparison.verdict, {**comparison.to_json(), "env": env, **conditions.to_json()})
+    return Outcome(comparison.verdict, {**comparison.to_json(), "env": env_id, **conditions.to_json()})
 
 
 def held_out_episodes(store: datasets.EpisodeStore, run: Run) -> list[int]:

@@ -32,7 +32,7 @@ def about[S](session: Session[S], title: str, notes: tuple[str, ...]) -> dict[st
         "follows": targets,
         "nudge": NUDGE if targets else 0.0,
         "episodes": list(session.episodes),
-        "simulator": session.world is not None,
+        "simulator": session.env is not None,
         "notes": list(notes),
     }
 

@@ -49,7 +49,7 @@ class Session[S]:
         model: WorldModel[S],
         store: Episodes | None,
         episodes: Sequence[int],
-        world: Environment | None,
+        env: Environment | None,
         seed: int,
     ) -> None:
         """Begin with the first recorded frame, or where the simulator starts, or nowhere yet.
@@ -58,16 +58,16 @@ class Session[S]:
             model: to be driven.
             store: recorded episodes to begin from.
             episodes: which of them; the held-out ones.
-            world: the simulator, of one environment.
+            env: the simulator, of one environment.
             seed: of the model's own randomness and of the simulator's start.
         """
-        self.model, self.store, self.episodes, self.world, self.seed = model, store, tuple(episodes), world, seed
+        self.model, self.store, self.episodes, self.env, self.seed = model, store, tuple(episodes), env, seed
         self.saved: SessionState[S] | None = None
         self.now: SessionState[S] | None = None
         self.task, self.source = "", ""
         if self.store is not None and self.episodes:
             self.reset(self.episodes[0], 0)
-        elif self.world is not None:
+        elif self.env is not None:
             self.restart()
 
     @property
@@ -91,14 +91,14 @@ class Session[S]:
         context = recorded.rows(max(0, row + 1 - CONTEXT), row + 1)
         physics = None if context.physics is None else context.physics[-1:]
         self._begin(stack([context]), physics, f"episode {episode}, row {row}")
-        if physics is not None and isinstance(self.world, Restorable):
-            self.world.restore(physics, (self.task,))
+        if physics is not None and isinstance(self.env, Restorable):
+            self.env.restore(physics, (self.task,))
 
     def restart(self) -> None:
         """Begin where the simulator starts."""
-        if self.world is None:
+        if self.env is None:
             raise UsageError("there is no simulator to start.")
-        raw, info = self.world.reset(seed=self.seed)
+        raw, info = self.env.reset(seed=self.seed)
         task = str(info["task"][0])  # pyright: ignore[reportIndexIssue]
         context = _still(observation(raw, (task,)), len(self.spec.action))
         if "privileged" in info:
@@ -133,7 +133,7 @@ class Session[S]:
             dream, belief = self.model.imagine(now.belief, act[None, None], g)
         dream = dream.to("cpu")
         truth, happened = now.truth, now.happened
-        if now.physics is not None and self.world is not None:
+        if now.physics is not None and self.env is not None:
             truth, happened = self._simulate(act)
         self.now = SessionState(
             belief=belief,
@@ -159,8 +159,8 @@ class Session[S]:
         if self.saved is None:
             raise UsageError("there is no branch to return to; choose 'branch here' first.")
         self.now = self.saved
-        if self.now.physics is not None and isinstance(self.world, Restorable):
-            self.world.restore(self.now.physics, (self.task,))
+        if self.now.physics is not None and isinstance(self.env, Restorable):
+            self.env.restore(self.now.physics, (self.task,))
 
     def _present(self) -> SessionState[S]:
         if self.now is None:
@@ -171,7 +171,7 @@ class Session[S]:
         with torch.no_grad():
             belief = self.model.observe(context)
         seen = {name: context.obs.images[name][0, -1] for name in self.spec.cameras}
-        simulated = physics is not None and isinstance(self.world, Restorable)
+        simulated = physics is not None and isinstance(self.env, Restorable)
         nothing = _outcome(torch.zeros(()), torch.zeros(()), torch.zeros(()))
         self.saved, self.source, self.task = None, source, context.obs.task[0]
         self.now = SessionState(
@@ -186,12 +186,12 @@ class Session[S]:
         )
 
     def _physics(self) -> Tensor | None:
-        return self.world.physics.clone() if isinstance(self.world, Restorable) else None
+        return self.env.physics.clone() if isinstance(self.env, Restorable) else None
 
     def _simulate(self, action: Tensor) -> tuple[Frames, Mapping[str, Json]]:
         """What the simulator makes of the action."""
-        assert self.world is not None
-        raw, reward, terminated, truncated, info = self.world.step(action[None].numpy())
+        assert self.env is not None
+        raw, reward, terminated, truncated, info = self.env.step(action[None].numpy())
         seen = observation(raw, (self.task,)).images
         success = np.asarray(info["success"], bool)
         ended = _outcome(torch.tensor(reward[0]), torch.tensor(terminated[0]), torch.tensor(success[0]))

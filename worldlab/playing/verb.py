@@ -20,7 +20,7 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
     """Serve the page until it is interrupted; see `worldlab play --help`."""
     run, model = Run.open(path), dynamics.load(path, device=str(pick_device(device)))
     store, notes = _store(run, data)
-    env = str(store.provenance.get("env")) if store is not None else str(run.config.get("env"))
+    env_id = str(store.provenance.get("env")) if store is not None else str(run.config.get("env"))
     episodes: list[int] = []
     if store is not None:
         try:
@@ -33,9 +33,9 @@ def play(path: Path, *, data: str | None = None, port: int = 8000, seed: int = 0
         model.spec.check(recorded.spec, ("world model", "store"))
 
     def make() -> Session[object]:
-        world, missing = simulator(env, model.spec, 0 if store is None else store.hold)
+        env, missing = simulator(env_id, model.spec, 0 if store is None else store.hold)
         notes.extend(missing)
-        return Session(model, recorded, episodes, world, seed)  # pyright: ignore[reportReturnType]
+        return Session(model, recorded, episodes, env, seed)  # pyright: ignore[reportReturnType]
 
     server = Server(make, str(path), notes, port)
     print(f"open {server.url} (Ctrl-C ends it)", file=sys.stderr)  # noqa: T201
@@ -54,15 +54,15 @@ def _store(run: Run, data: str | None) -> tuple[datasets.EpisodeStore | None, li
         return None, [f"No recorded frames: {error}"]
 
 
-def simulator(env: str, spec: Spec, hold: int = 0) -> tuple[Environment | None, list[str]]:
+def simulator(env_id: str, spec: Spec, hold: int = 0) -> tuple[Environment | None, list[str]]:
     """The simulator of what the model imagines, at the model's pace, or why there is none."""
     size = next(iter(spec.cameras.values()), None)
     try:
-        world = envs.make(env, n=1, size=size, hold=hold)
-        if (repeat := action_repeat_of(spec, world.contract)) > 1:
-            world.close()
-            world = envs.make(env, n=1, size=size, repeat=repeat, hold=hold)
-        spec.check(world.contract, ("world model", "simulator"))
+        env = envs.make(env_id, n=1, size=size, hold=hold)
+        if (repeat := action_repeat_of(spec, env.contract)) > 1:
+            env.close()
+            env = envs.make(env_id, n=1, size=size, repeat=repeat, hold=hold)
+        spec.check(env.contract, ("world model", "simulator"))
     except UsageError as error:
         return None, [f"No simulator: {error}"]
-    return world, []
+    return env, []

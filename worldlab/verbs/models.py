@@ -80,7 +80,7 @@ class Train(Verb):
             device=self.device,
         )
 
-    def _online(self, env: str) -> "Outcome":
+    def _online(self, env_id: str) -> "Outcome":
         from worldlab.online import train_online
 
         if self.data is not None or self.changes.of_a_store or self.trunk != BackboneOptions():
@@ -89,7 +89,7 @@ class Train(Verb):
             )
         return train_online(
             self.preset,
-            env,
+            env_id,
             self.out,
             changes=self.changes,
             resume=self.resume,
