@@ -78,8 +78,7 @@ def check(
     export_policy(policy, out / "policy")
     store = datasets.EpisodeStore(data)
     export_dataset(store, out / "dataset", episodes=range(episodes))
-    task = env_id.removeprefix("worldlab/")
-    env = envs.make(env_id, n=episodes)
+    task, env = env_id.removeprefix("worldlab/"), envs.make(env_id, n=episodes)
     ours = evaluation.success(policy, env, episodes, seed)
     commands = (
         program(
