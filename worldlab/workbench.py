@@ -21,6 +21,7 @@ from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.eval.rates import readable, share
+from worldlab.eval.success import check_fit
 from worldlab.protocols import Environment, Policy
 from worldlab.resuming import begun
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
@@ -274,10 +275,10 @@ def compare(
     env = envs.full_id(env)
     conditions = conditions or Conditions()
     worlds = [conditions.world(env, players.together(name, n, episodes), players.picture(name)) for name in (a, b)]
-    results = [
-        judge(meet(name, world, device), world, episodes, seed, name)
-        for name, world in zip((a, b), worlds, strict=True)
-    ]
+    pairs = [(meet(name, world, device), world) for name, world in zip((a, b), worlds, strict=True)]
+    for pair in pairs:  # or what is wrong with B would be told after all episodes of A
+        check_fit(*pair)
+    results = [judge(*pair, episodes, seed, name) for name, pair in zip((a, b), pairs, strict=True)]
     by = "success" if _defines_success(env) else "return"
     comparison = evaluation.compare(results[0], results[1], (a, b), by)
     return Outcome(comparison.verdict, {**comparison.to_json(), "env": env, **conditions.to_json()})
