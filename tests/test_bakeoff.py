@@ -2,6 +2,8 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
 import pytest
@@ -66,6 +68,7 @@ def test_what_cannot_be_held_begins_no_folder(tmp_path):
         ({"episodes": 0}, "--episodes must be at least 1"),
         ({"steps": 0}, "above zero"),
         ({"steps": None, "minutes": math.nan}, "above zero"),
+        ({"heads": (), "fusions": ()}, "needs contenders"),
         ({"data": str(tmp_path / "none.zarr")}, "no episode store"),
         ({"data": str(others)}, "unknown environment 'lerobot/so101'"),
         ({"data": str(own), "chunk": 1}, r"execute must be 1 to chunk \(1\)"),
@@ -99,6 +102,46 @@ def test_the_table_has_the_spread_over_training_seeds():
         return int(high) - int(low)
 
     assert width(rows["moody"]) > 2 * width(rows["steady"])
+
+
+def judged(contest, config, name, seed, out, device):
+    """In the place of training; `state-only` diverges, `act` takes its process with it."""
+    if name == "state-only":
+        raise UsageError("training diverged.")
+    if name == "act":
+        raise BrokenProcessPool
+    made = entry(name, seed, 50)
+    (out / f"{name}-{seed}").mkdir(exist_ok=True)
+    (out / f"{name}-{seed}" / "entry.json").write_text(json.dumps(vars(made)))
+    return made
+
+
+def test_the_table_holds_all_that_finished_here_and_says_who_did_not(tmp_path, monkeypatch):
+    data, out = str(tmp_path / "reach.zarr"), tmp_path / "out"
+    datasets.EpisodeStore.create(data, make_spec(), {"env": "worldlab/Reach-v0"}).close()
+    monkeypatch.setattr(bakeoff, "ProcessPoolExecutor", lambda *_, **__: ThreadPoolExecutor(1))
+    monkeypatch.setattr(bakeoff, "_enter", judged)
+
+    def names():
+        rows = (out / "table.md").read_text().splitlines()[2:]
+        entries = json.loads((out / "results.json").read_text())["entries"]
+        assert {row.split(" | ")[0].strip("| ") for row in rows if row.startswith("|")} == {e["name"] for e in entries}
+        return [e["name"] for e in entries]
+
+    def hold(*heads):
+        return bakeoff.bakeoff(replace(CONTEST, data=data, heads=heads, fusions=(), seeds=1), out)
+
+    with pytest.raises(UsageError, match=r"no contender could be judged; state-only, seed 0: training diverged\."):
+        hold("state-only")
+    outcome = hold("state-only", "flow")
+    assert names() == ["flow"]
+    assert "Not in the table: state-only, seed 0: training diverged." in outcome.line
+    assert outcome.values["failed"] == {"state-only, seed 0": "training diverged."}
+    with pytest.raises(UsageError, match="a process of the contest died"):
+        hold("l1", "act")
+    assert names() == ["flow", "l1"]
+    hold("fast")
+    assert names() == ["fast", "flow", "l1"]
 
 
 @pytest.mark.slow

@@ -171,6 +171,13 @@ def test_results_that_cannot_be_written_are_refused_before_the_episodes(tmp_path
     assert "could not read or write 'runs" in refused(capsys, "eval", "random", "--env", "Reach", "--episodes", "1")
 
 
+def test_what_is_wrong_with_either_policy_is_said_before_any_episode(lab, capsys, monkeypatch):
+    monkeypatch.setattr("worldlab.workbench.judge", lambda *_: 1 / 0)
+    cartpole = ["--env", "dm_control/cartpole-swingup-v0", "--episodes", "1"]
+    assert "disagree on" in refused(capsys, "compare", "random", f"{lab}/flow", *cartpole)
+    assert "does not exist" in refused(capsys, "compare", "random", f"{lab}/nothing", *cartpole)
+
+
 def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):
     out = f"{tmp_path}/out"
     assert "a seed is 0 or more" in refused(capsys, "eval", "random", "--env", "Reach", "--seed", "-1")

@@ -129,8 +129,8 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
         device: where networks run.
 
     Raises:
-        UsageError: there is no such head, fusion, task or store, no budget, a size is below 1, or `out` holds another
-            contest.
+        UsageError: there is no such head, fusion, task or store, no budget, a size is below 1, `out` holds another
+            contest, or no contender could be judged; of some, the table and "failed" in results.json say it.
     """
     if (contest.steps is None) == (contest.minutes is None):
         raise UsageError("a contest needs one budget: --steps for equal samples, or --minutes for equal time.")
@@ -140,14 +140,35 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
     if not 0 < (contest.steps or contest.minutes or 0) < math.inf:  # nor NaN
         raise UsageError("the budget of a contest must be a finite number above zero.")
     recipes = dict(contest.recipes())
+    if not recipes:
+        raise UsageError("a contest needs contenders: name at least one after --heads or --fusions.")
     store = datasets.EpisodeStore(contest.data)
     # Before a folder is begun: a contest whose contenders could not be judged would end after its first training.
     envs.full_id(str(store.provenance.get("env")))
     for recipe in recipes.values():
         check_execute(getattr(recipe.model, "execute", 1), contest.chunk)
     _open(contest, store, out)
+    failed: dict[str, Json] = {}
+    try:
+        _hold(contest, recipes, out, workers, device, failed)
+    finally:  # those that have finished stand in the table, whatever became of the others
+        entries = _finished(out)
+        text = _written(contest, out, entries, failed)
+    if not entries:
+        raise UsageError(f"no contender could be judged; {next(iter(failed))}: {next(iter(failed.values()))}")
+    return Outcome(f"{text}\n{len(entries)} policies: {out / 'table.md'}", _values(contest, out, entries, failed))
+
+
+def _hold(
+    contest: Contest,
+    recipes: Mapping[str, TrainConfig],
+    out: Path,
+    workers: int,
+    device: Device,
+    failed: dict[str, Json],
+) -> None:
+    """Have every contender trained and judged; `failed` is told of those that could not be."""
     jobs = [(name, seed) for seed in range(contest.seeds) for name in recipes]
-    entries: list[Entry] = []
     context = get_context("spawn")
     with (
         workbench.progress_bar("bake-off", len(jobs)) as bar,
@@ -156,19 +177,41 @@ def bakeoff(contest: Contest, out: Path, *, workers: int = 2, device: Device = "
         running = [pool.submit(_enter, contest, recipes[name], name, seed, out, device) for name, seed in jobs]
         try:
             for done, (job, (name, seed)) in enumerate(zip(running, jobs, strict=True), 1):
-                entries.append(job.result())
-                bar.at(done, f"{name}, seed {seed}: {entries[-1].successes}/{entries[-1].n}")
+                try:
+                    entry = job.result()
+                    bar.at(done, f"{name}, seed {seed}: {entry.successes}/{entry.n}")
+                except UsageError as error:  # it diverged, which says nothing about the others
+                    failed[f"{name}, seed {seed}"] = str(error)
+                    bar.at(done, f"{name}, seed {seed}: failed")
         except BrokenProcessPool:
             raise UsageError(
                 "a process of the contest died; what is finished is kept, so run the same command again."
             ) from None
         finally:
             pool.shutdown(cancel_futures=True)  # or all others would train before anyone hears of a failure
-    text = table(entries)
+
+
+def _finished(out: Path) -> list[Entry]:
+    """All contenders that were ever judged in a folder."""
+    read = [json.loads(path.read_text(encoding="utf-8")) for path in out.glob("*/entry.json")]
+    return sorted((Entry(**values) for values in read), key=lambda entry: (entry.seed, entry.name))
+
+
+def _written(contest: Contest, out: Path, entries: Sequence[Entry], failed: Mapping[str, Json]) -> str:
+    """The table, and what is missing from it, which are also left in the folder."""
+    text = table(entries) + "".join(f"\nNot in the table: {who}: {why}\n" for who, why in failed.items())
     write_atomically(out / "table.md", text)
-    values: dict[str, Json] = {"out": str(out), "contest": asdict(contest), "entries": [asdict(e) for e in entries]}
-    write_atomically(out / "results.json", json.dumps(values, indent=1))
-    return Outcome(f"{text}\n{len(entries)} policies: {out / 'table.md'}", values)
+    write_atomically(out / "results.json", json.dumps(_values(contest, out, entries, failed), indent=1))
+    return text
+
+
+def _values(contest: Contest, out: Path, entries: Sequence[Entry], failed: Mapping[str, Json]) -> dict[str, Json]:
+    return {
+        "out": str(out),
+        "contest": asdict(contest),
+        "entries": [asdict(entry) for entry in entries],
+        "failed": dict(failed),
+    }
 
 
 def _open(contest: Contest, store: datasets.EpisodeStore, out: Path) -> None:

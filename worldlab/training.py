@@ -77,7 +77,7 @@ class FitConfig:
     checkpoint_seconds: float = 60.0
     """Time between checkpoints; 0 checkpoints every step."""
     log_every: int = 20
-    """Steps between lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl, which has one of the last step too."""
     seed: int = 0
     """Of everything random in training."""
 
@@ -247,7 +247,7 @@ class _Fitting:
         if self.average is not None:
             self.average.update(self.step)
         self._look_at_the_clock()
-        if self.step % config.log_every == 0 or self.step == 1:
+        if self.step % config.log_every == 0 or self.step == 1 or self.progress >= 1:
             self._log(loss, norm, metrics)
         if self.seconds - self._saved >= config.checkpoint_seconds:
             self.save()
@@ -283,7 +283,7 @@ class _Fitting:
             tensors |= {f"adam.{i}.{k}": v for k, v in moments.items()}
         tensors = self._gathered(tensors)
         if self.accelerator.is_main_process:
-            progress = json.dumps({"step": self.step, "seconds": self.seconds})
+            progress = json.dumps({"step": self.step, "seconds": self.seconds, "loss": self.loss})
             write_tensors(self.checkpoint, tensors, {"progress": progress})
         self._saved = self.seconds
 
@@ -317,6 +317,7 @@ class _Fitting:
             moments.setdefault(int(i), {})[moment] = of
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step, self._before = int(progress["step"]), float(progress["seconds"])
+        self.loss = float(progress.get("loss", math.nan))  # of the last look, should no step be left to take
         self._look_at_the_clock()
         self._saved = self.seconds
 

@@ -22,7 +22,7 @@ from worldlab.creation import create_model
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.eval.rates import readable, share
-from worldlab.eval.success import Specified
+from worldlab.eval.success import check_fit
 from worldlab.protocols import Environment, Policy
 from worldlab.resuming import open_for_resume
 from worldlab.runs import Json, Run, provenance, to_json, write_atomically
@@ -246,8 +246,7 @@ def evaluate(
     folder = _results_folder(
         name, [env_id.replace("/", "-"), *conditions.describe(), *way, f"n{episodes}", f"seed{seed}"]
     )
-    if isinstance(policy, Specified):
-        policy.spec.check(env.contract)
+    check_fit(policy, env)
     folder.mkdir(parents=True, exist_ok=True)  # whoever may not write there is told before the episodes
     result = judge(policy, env, episodes, seed, name)
     values: dict[str, Json] = {
@@ -286,10 +285,10 @@ def compare(
     worlds = [
         conditions.world(env_id, players.num_envs_for(name, n, episodes), players.image_size(name)) for name in (a, b)
     ]
-    results = [
-        judge(load_policy(name, env, device), env, episodes, seed, name)
-        for name, env in zip((a, b), worlds, strict=True)
-    ]
+    pairs = [(load_policy(name, env, device), env) for name, env in zip((a, b), worlds, strict=True)]
+    for pair in pairs:  # or what is wrong with B would be told after all episodes of A
+        check_fit(*pair)
+    results = [judge(*pair, episodes, seed, name) for name, pair in zip((a, b), pairs, strict=True)]
     by = "success" if _defines_success(env_id) else "return"
     comparison = evaluation.compare(results[0], results[1], (a, b), by)
     return Outcome(comparison.verdict, {**comparison.to_json(), "env": env_id, **conditions.to_json()})

@@ -187,6 +187,8 @@ def test_discrete_actions_are_the_largest_number_and_pictures_fit():
     obs, *_ = env.step(np.float32([[0.1, 0.2, 0.9], [0.5, 0.2, 0.3]]))
     assert obs["images.front"].shape == (2, 8, 6, 3)
     assert obs["images.front"][:, 0, 0, 0].tolist() == [60, 40]
+    obs, *_ = env.step(np.float32([[1.5, 1.2, 3.0], [-2.0, -1.0, -3.0]]))  # whatever the limits are
+    assert obs["images.front"][:, 0, 0, 0].tolist() == [70, 40]
 
 
 def test_finished_environments_stand_still():

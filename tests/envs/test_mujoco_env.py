@@ -52,6 +52,16 @@ def test_any_recorded_row_replays_bit_for_bit(task):
             np.testing.assert_array_equal(terminated, recorded.terminated[:, t].numpy())
 
 
+def test_only_as_many_states_as_there_are_environments_are_restored():
+    env = envs.make("Reach", 2, cameras=())
+    env.reset(seed=0)
+    before = env.physics
+    for physics, task in ((before[:1], ("a",) * 2), (before, ("a",)), (before[:, :1], ("a",) * 2)):
+        with pytest.raises(UsageError, match="one instruction for each of 2 environments"):
+            env.restore(physics + 1, task)
+    assert torch.equal(env.physics, before)
+
+
 def test_displaced_cubes_lie_aside_by_so_much_and_all_else_is_as_it_was():
     env = envs.make("Push", 64, cameras=())
     env.reset(seed=0)

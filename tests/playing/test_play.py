@@ -3,7 +3,9 @@
 import base64
 import io
 import json
+import struct
 import threading
+import zlib
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -114,6 +116,13 @@ def test_the_simulator_keeps_the_models_pace():
     assert world.contract == held
 
 
+def broken_picture():
+    """Its last chunk but one is right by its checksum, and too short for what it says."""
+    raw, kind = base64.b64decode(picture().partition(",")[2]), b"gAMA"
+    chunk = struct.pack(">I", 0) + kind + struct.pack(">I", zlib.crc32(kind))
+    return base64.b64encode(raw[:-12] + chunk + raw[-12:]).decode()
+
+
 ORDERS = [
     ("jump", {}, "unknown order 'jump'"),
     ("step", {}, "'action' must be a list of numbers"),
@@ -127,6 +136,7 @@ ORDERS = [
     ("back", {}, "no branch to return to"),
     ("show", {"picture": "abc"}, "not a picture that can be read"),
     ("show", {"picture": base64.b64encode(b"P3 1 1 x").decode()}, "not a picture that can be read"),
+    ("show", {"picture": broken_picture()}, "not a picture that can be read"),
     ("show", {}, "must be an image file"),
 ]
 
@@ -202,6 +212,9 @@ def test_the_server_answers_nonsense_with_one_sentence(server):
         assert status == 400
         assert set(said) == {"error"}
         assert said["error"].endswith(".")
+    status, said = ask(server, "step", **{"Content-Length": "9" * 5000})
+    assert (status, set(said)) == (400, {"error"})
+    assert "a request may have" in said["error"]
     assert ask(server, "step", b'{"action": [0.5]}', Host="evil.example")[0] == 400
     assert ask(server, "step", b'{"action": [0.5]}', Host="localhost:1")[1]["steps"] == 1
     assert ask(server, "reset", b'{"episode": 0, "row": 0}')[1]["steps"] == 0

@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportUnknownParameterType=false
 
 from collections.abc import Mapping
+from typing import override
 
 import cv2
 import gymnasium
@@ -75,6 +76,11 @@ class GymnasiumEnv(Lockstep):
             truncated=bool(truncated),
             success=_success(info),
         )
+
+    @override
+    def _within_limits(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        # Of choices the largest is taken, and those cut off at the same limit would all be it.
+        return actions if isinstance(self._acts, Discrete) else super()._within_limits(actions)
 
     def _given(self, action: NDArray[np.float32]) -> object:
         if isinstance(self._acts, Discrete):

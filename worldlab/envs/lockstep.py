@@ -120,8 +120,8 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
         """One step of every environment whose episode goes on; actions (n, a) in environment units."""
         if not self._now:
             raise gymnasium.error.ResetNeeded("call reset before step.")
-        clipped = np.clip(np.asarray(actions, np.float32), self._low, self._high)
-        self._now = [self._next(i, action) for i, action in enumerate(clipped)]
+        held = self._within_limits(np.asarray(actions, np.float32))
+        self._now = [self._next(i, action) for i, action in enumerate(held)]
         return (
             self._obs(),
             np.array([m.reward for m in self._now]),
@@ -139,6 +139,9 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
         if not self._now:
             raise gymnasium.error.ResetNeeded("call reset before observe.")
         return self._obs(), self._info()
+
+    def _within_limits(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.clip(actions, self._low, self._high)
 
     def _next(self, i: int, action: NDArray[np.float32]) -> Moment:
         """What comes of an action."""

@@ -111,7 +111,15 @@ class MujocoVectorEnv(gymnasium.vector.VectorEnv[Arrays, NDArray[np.float32], ND
         """Continue from saved states, bit for bit; `observe` shows them. What was over there is over here.
 
         With `hold`, what has been achieved counts from here on, so that an episode may go on that was over.
+
+        Raises:
+            UsageError: there are not n rows of the width of `physics` and n instructions.
         """
+        if (needed := self._batch.state.shape) != tuple(physics.shape) or len(task) != self.num_envs:
+            raise UsageError(
+                f"restoring needs one state of {needed[1]} numbers and one instruction for each of {self.num_envs} "
+                f"environments; given states of shape {tuple(physics.shape)} and {len(task)} instructions."
+            )
         self._batch.state[:] = physics.numpy()
         self._task = task
         self._set_models([int(seed) for seed in self._batch.bind("userdata")[:, _SEED]])

@@ -159,6 +159,12 @@ def _episode(trajectory: Trajectory, seed: int, fps: int) -> Episode:
     )
 
 
+def check_fit(policy: Policy, env: Environment) -> None:
+    """Raise `UsageError` where a policy says that it was made for another environment."""
+    if isinstance(policy, Specified):
+        policy.spec.check(env.contract)
+
+
 def success(
     policy: Policy,
     env: Environment,
@@ -183,8 +189,7 @@ def success(
     """
     if episodes < 1:
         raise UsageError(f"cannot evaluate {episodes} episodes; needed at least 1.")
-    if isinstance(policy, Specified):
-        policy.spec.check(env.contract)
+    check_fit(policy, env)
     timed = _Timed(policy)
     records: list[Episode] = []
     while len(records) < episodes:
