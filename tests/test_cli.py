@@ -185,7 +185,7 @@ def test_what_cannot_be_begins_nothing(lab, tmp_path, capsys):
         assert "--minutes must be a finite number above zero" in refused(
             capsys, "demo", "--minutes", minutes, "--out", out
         )
-    assert "--check and --force are of policies" in refused(
+    assert "--check, --force and --env are of policies" in refused(
         capsys, "export", "dataset", f"{lab}/x.zarr", "--out", out, "--check"
     )
     assert "at least 1 episode" in refused(
