@@ -8,6 +8,7 @@ import torch
 from conftest import COUNT_SPEC, CountEnv, Ones, PerfectModel
 
 from worldlab import dynamics
+from worldlab.errors import UsageError
 from worldlab.normalize import Moments, Statistics
 from worldlab.protocols import Sketching, Trainable, WorldModel
 from worldlab.rollout import rollout
@@ -243,6 +244,14 @@ def test_a_saved_model_dreams_the_same(trained, tmp_path):
     loaded = dynamics.load(tmp_path / "run")
     assert loaded.spec == model.spec
     same(model.imagine(model.observe(context), act)[0], loaded.imagine(loaded.observe(context), act)[0], 0, 0)
+
+
+def test_a_field_that_this_version_does_not_have_is_named(tmp_path):
+    _, data = TRAINED["state"]()
+    known = dynamics.create(dynamics.StateModelConfig(width=8), COUNT_SPEC, statistics(data)).describe()
+    Run.create(tmp_path / "run", known | {"model": {**known["model"], "focus": 4.0}})
+    with pytest.raises(UsageError, match=r"'state\.focus' in config\.json is not what this version"):
+        dynamics.load(tmp_path / "run")
 
 
 @pytest.mark.slow

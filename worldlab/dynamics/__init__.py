@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from worldlab.dynamics.actor_critic import ActorCriticConfig
 from worldlab.dynamics.dreamer import Dreamer, DreamerConfig
@@ -91,8 +92,9 @@ def _load(path: str | Path, kinds: tuple[str, ...], wanted: str) -> StateModel |
 
 def of_description(description: Mapping[str, Json]) -> StateModel | RSSM | Dreamer:
     """The model that its `describe` described, untrained."""
+    union = Annotated[ModelConfig, Field(discriminator="kind")]
     return create(
-        restored(TypeAdapter[ModelConfig](ModelConfig).validate_python, description["model"]),
+        restored(TypeAdapter[ModelConfig](union).validate_python, description["model"]),
         restored(TypeAdapter(Spec).validate_python, description["spec"]),
         restored(TypeAdapter(Statistics).validate_python, description["statistics"]),
     )
