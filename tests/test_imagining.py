@@ -158,6 +158,16 @@ def test_what_was_experienced_while_learning_is_not_unseen(lab, tmp_path):
             assert workbench.held_out_episodes(store, run) == unseen
 
 
+def test_the_episode_numbers_of_robots_are_no_seeds(lab, tmp_path):
+    episodes = datasets.EpisodeStore(lab / "data" / "push.zarr")
+    with datasets.EpisodeStore.create(tmp_path / "x.zarr", episodes.spec, {"env": "lerobot/so_follower"}) as store:
+        store.append(episodes[0].map(lambda x: x[None]), [0])
+    about = Run.open(lab / "runs" / "push-model").config
+    trained = {"data": "elsewhere", "data_id": "another", "env": "lerobot/so_follower", "seeds": [[0, 49]]}
+    run = Run.create(tmp_path / "run", {**about, **trained})
+    assert workbench.held_out_episodes(datasets.EpisodeStore(tmp_path / "x.zarr"), run) == [0]
+
+
 def test_a_probe_is_never_fitted_on_what_it_is_judged_on(lab, tmp_path, monkeypatch):
     """Of a store that the model was not trained on, half is for the probe."""
     trained = lab / "runs" / "push-model"

@@ -7,7 +7,7 @@ interrupted collection leaves in parts is merged by the next one.
 
 import math
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -136,24 +136,15 @@ def collect(
         The store, how many episodes were worth keeping, which may be more than were asked for, and how many were tried.
 
     Raises:
-        UsageError: a size makes no sense, the store holds episodes of another kind or environment, none of the first
-            twenty waves succeeded, or not all could be written.
+        UsageError: a size makes no sense, the store or what a killed collection left beside it holds episodes of
+            another kind or environment, none of the first twenty waves succeeded, or not all could be written.
     """
-    for what, value, least in (
-        ("episodes", episodes, 1),
-        ("n", recipe.n, 1),
-        ("size", recipe.size, 1),
-        ("workers", workers, 0),
-        ("noise", recipe.noise, 0),
-    ):
-        if not least <= value < math.inf:
-            raise UsageError(f"{what} must be finite and at least {least}; got {value}.")
+    _check(recipe, episodes, workers)
     recipe = replace(recipe, env=envs.full_id(recipe.env))
     about: dict[str, Json] = {"env": recipe.env, "size": recipe.size, "hold": recipe.hold, **provenance(seed)}
-    if recipe.noise and recipe.policy != "expert":
-        raise UsageError(f"noise disturbs the expert alone; '{recipe.policy}' acts without.")
     env = recipe.world(1, 1)
     recipe.actor(env)  # whoever cannot act here is told before there is a store
+    _refuse_strangers(out, about)
     store = _open(out, env, about)
     _merge(store)
     first = max([FIRST_SEED * (seed + 1) - 1, *store.seeds.tolist()]) + 1
@@ -177,6 +168,21 @@ def collect(
     if (written := len(store) - before) < (due := min(kept, episodes)):
         raise UsageError(f"only {written} of {due} episodes were written to '{out}'; is the disk full?")
     return store, kept, tried
+
+
+def _check(recipe: CollectConfig, episodes: int, workers: int) -> None:
+    """Raise `UsageError` for what cannot be collected."""
+    for what, value, least in (
+        ("episodes", episodes, 1),
+        ("n", recipe.n, 1),
+        ("size", recipe.size, 1),
+        ("workers", workers, 0),
+        ("noise", recipe.noise, 0),
+    ):
+        if not least <= value < math.inf:
+            raise UsageError(f"{what} must be finite and at least {least}; got {value}.")
+    if recipe.noise and recipe.policy != "expert":
+        raise UsageError(f"noise disturbs the expert alone; '{recipe.policy}' acts without.")
 
 
 def _open(out: str, env: Environment, about: dict[str, Json]) -> datasets.EpisodeStore:
@@ -209,24 +215,29 @@ def _part(store: str, i: int) -> str:
     return f"{store.rstrip('/')}.part{i}"
 
 
-def _merge(store: datasets.EpisodeStore, most: int | None = None) -> None:
-    """Move the episodes of all parts into the store: those of the smallest seeds, in their order.
-
-    Raises:
-        UsageError: a killed collection of something else left a part, and its store is gone.
-    """
-    paths = (_part(store.path, i) for i in count())
+def _parts(store: str) -> list[datasets.EpisodeStore]:
+    """What collections into a store have recorded and not moved there yet."""
+    paths = (_part(store, i) for i in count())
     there = list(takewhile(lambda path: files_at(path).exists(), paths))
     for path in there:
         if not files_at(path).exists(HEADER):  # begun or removed in part: nothing in it was ever committed
             files_at(path).delete(first=HEADER)
-    parts = [datasets.EpisodeStore(path) for path in there if files_at(path).exists()]
-    for part in parts:
-        if (part.provenance.get("env"), part.hold) != (store.provenance.get("env"), store.hold):
+    return [datasets.EpisodeStore(path) for path in there if files_at(path).exists()]
+
+
+def _refuse_strangers(out: str, about: Mapping[str, Json]) -> None:
+    """Raise `UsageError` where a killed collection of something else left a part, and its store is gone."""
+    for part in _parts(out):
+        if (made := (part.provenance.get("env"), part.hold)) != (about["env"], about["hold"]):
             raise UsageError(
-                f"'{part.path}' is what a killed collection of {part.provenance.get('env')} (--hold {part.hold}) left; "
-                "collect that to its end, or delete the folder."
+                f"'{part.path}' is what a killed collection of {made[0]} (--hold {made[1]}) left; collect that to its "
+                "end, or delete the folder."
             )
+
+
+def _merge(store: datasets.EpisodeStore, most: int | None = None) -> None:
+    """Move the episodes of all parts into the store: those of the smallest seeds, in their order."""
+    parts = _parts(store.path)
     found = sorted((seed, i, k) for i, part in enumerate(parts) for k, seed in enumerate(part.seeds.tolist()))
     datasets.merge(store, parts, [(i, k) for _, i, k in found[:most]])
     store.close()

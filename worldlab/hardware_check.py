@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from worldlab import envs, policies, so101
+from worldlab.datasets.lerobot_format import RECORDED
 from worldlab.errors import UsageError
 from worldlab.eval.charts import Curve
 from worldlab.eval.hardware import Drive, Finding, Limits, judge, so101_limits, speed_share
@@ -256,7 +257,7 @@ def export_checked(
         UsageError: the policy is refused, or cannot be exported.
     """
     scene = Run.open(run).config.get("env") if env is None else env
-    if not isinstance(scene, str) or scene.startswith("lerobot/"):
+    if not isinstance(scene, str) or scene.startswith(RECORDED):
         raise UsageError(
             f"'{run}' was not trained in simulation; name a scene to check it in, --env worldlab/Reach-v0."
         )

@@ -19,13 +19,14 @@ from worldlab import eval as evaluation
 from worldlab.changes import BudgetOptions
 from worldlab.conditions import EvalConditions
 from worldlab.creation import create_model
+from worldlab.datasets.lerobot_format import RECORDED
 from worldlab.envs.mujoco_env import MujocoVectorEnv
 from worldlab.errors import UsageError
 from worldlab.eval.rates import readable, share
 from worldlab.eval.success import check_fit
 from worldlab.protocols import Environment, Policy
 from worldlab.resuming import open_for_resume
-from worldlab.runs import Json, Run, provenance, to_json, write_atomically
+from worldlab.runs import Json, Run, provenance, restored, to_json, write_atomically
 from worldlab.training import Device, create_run, fit, pick_device
 from worldlab.trajectory import Trajectory
 from worldlab.trunk import BackboneOptions, families
@@ -310,8 +311,8 @@ def held_out_episodes(store: datasets.EpisodeStore, run: Run) -> list[int]:
         known = len(store) if config.get("online") else known
         assert isinstance(known, int)
         episodes = [i for i in episodes if i in held or i >= known]
-    elif store.provenance.get("env") == config.get("env"):
-        spans = TypeAdapter(list[tuple[int, int]]).validate_python(config.get("seeds", []))
+    elif (env_id := store.provenance.get("env")) == config.get("env") and not str(env_id).startswith(RECORDED):
+        spans = restored(TypeAdapter(list[tuple[int, int]]).validate_python, config.get("seeds", []))
         episodes = [i for i in episodes if not any(a <= store.seeds[i] <= b for a, b in spans)]
     if not episodes:
         raise UsageError(

@@ -71,6 +71,13 @@ def test_a_rollout_is_kept_whole(tmp_path):
         assert_equal(store[i], episodes.episode(i))
 
 
+def test_seeds_of_different_collections_are_different_spans(tmp_path):
+    with EpisodeStore.create(tmp_path / "x.zarr", SPEC) as store:
+        assert store.seed_spans() == []
+        store.append(random_trajectory([1, 1, 1, 1]), [20_008, 7, 5, 20_009])
+        assert store.seed_spans() == [(5, 7), (20_008, 20_009)]
+
+
 def test_any_zarr_reader_opens_the_columns(store):
     group = zarr.open_group(str(store.path), mode="r")
     episode = store[3]

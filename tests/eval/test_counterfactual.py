@@ -147,6 +147,7 @@ def test_the_json_is_json(store):
     assert set(values["effect_error"]) == set(values["copy_last"]) == {"1", "2"}
     assert len(values["effect_error_interval"]["1"]) == 2
     assert values["effect_error_n"] == values["n_by_horizon"]
+    assert (values["n"], values["branches"], values["starts"]) == (8 * 5, 6, 8)
     assert values["kinds"] == ["recorded", "hold", "shuffled", "perturbed", "random", "shuffled"]
     assert "examples" not in values
 

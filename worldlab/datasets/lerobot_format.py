@@ -36,6 +36,9 @@ OLDER = "so101_follower"
 SO101 = (None, ROBOT, OLDER)
 """Robot types whose joints, if they bear the follower's names, are the SO-101's; None is none stated."""
 
+RECORDED = "lerobot/"
+"""How the environment's name of an import begins: there is no such simulation, and its seeds are episode numbers."""
+
 type Units = Literal["degrees", "recorded"]
 """What an SO-101's joints were recorded in: degrees, or numbers that are left as they are."""
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from worldlab import so101
 from worldlab.datasets.files import files_at
-from worldlab.datasets.lerobot_format import EXTRAS, IMAGE, Units, is_so101, quiet
+from worldlab.datasets.lerobot_format import EXTRAS, IMAGE, RECORDED, Units, is_so101, quiet
 from worldlab.datasets.lerobot_match import match, spec
 from worldlab.datasets.lerobot_source import locate
 from worldlab.datasets.store import EpisodeStore
@@ -160,7 +160,7 @@ class _Reader:
     def provenance(self) -> Mapping[str, Json]:
         """Where the episodes come from: what the export was told, or the robot."""
         if self.extras is None:
-            return {"env": f"lerobot/{self._meta.robot_type or 'unknown'}"}
+            return {"env": f"{RECORDED}{self._meta.robot_type or 'unknown'}"}
         about = to_json(self.extras.provenance)
         assert isinstance(about, dict)
         return about

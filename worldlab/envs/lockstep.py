@@ -120,8 +120,8 @@ class Lockstep(gymnasium.vector.VectorEnv[dict[str, Array], NDArray[np.float32],
         """One step of every environment whose episode goes on; actions (n, a) in environment units."""
         if not self._now:
             raise gymnasium.error.ResetNeeded("call reset before step.")
-        held = self._within_limits(np.asarray(actions, np.float32))
-        self._now = [self._next(i, action) for i, action in enumerate(held)]
+        taken = self._within_limits(np.asarray(actions, np.float32))
+        self._now = [self._next(i, action) for i, action in enumerate(taken)]
         return (
             self._obs(),
             np.array([m.reward for m in self._now]),

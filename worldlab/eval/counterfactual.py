@@ -50,7 +50,7 @@ class Example:
         return torch.cat([torch.cat(list(videos), 2) for videos in rows], 1).numpy()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class CounterfactualResult:
     """What `counterfactual` measured, by horizon in steps, over the alternative branches of all start states.
 
@@ -85,19 +85,16 @@ class CounterfactualResult:
     """By name."""
     effect_error_by_kind: dict[str, ByHorizon]
     """By what the actions of the branch are."""
-    n: int
-    """Alternative branches: (branches - 1) of each start state."""
     n_by_horizon: dict[int, int]
     """Those that count: neither the branch nor the recorded one has ended before that step."""
     n_moved: dict[int, int]
     """Those among them in which an object has moved."""
     starts: int
-    branches: int
     horizon: int
     seed: int
-    samples: int
+    samples: int = SAMPLES
     """Dreams of every branch."""
-    sight: float
+    sight: float = SIGHT
     """Standard deviation, along x and along y, of where the perfect model is told that objects are, metres."""
     kinds: tuple[str, ...]
     """What the actions of each branch are."""
@@ -108,13 +105,23 @@ class CounterfactualResult:
     examples: tuple[Example, ...] = field(repr=False)
     """The first start states, to look at."""
 
+    @property
+    def branches(self) -> int:
+        """Of each start state, the recorded one included."""
+        return len(self.kinds)
+
+    @property
+    def n(self) -> int:
+        """Alternative branches of all start states."""
+        return self.starts * (self.branches - 1)
+
     def __getitem__(self, name: str) -> Measure:
         """A measure by its name."""
         return self.measures[name]
 
     def to_json(self) -> dict[str, Json]:
         """All but the examples; horizons become strings. Of measure m: m, m_interval, m_n and m_episodes."""
-        values: dict[str, Json] = {}
+        values: dict[str, Json] = {"n": self.n, "branches": self.branches}
         for name, measure in self.measures.items():
             values |= {name: _json(measure.value), f"{name}_interval": _json(measure.interval)}
             values |= {f"{name}_n": _json(measure.n), f"{name}_episodes": _json(measure.episodes)}
@@ -155,13 +162,12 @@ def counterfactual[S](
     Raises:
         UsageError: the model, the store and the simulator do not fit together, or a size is too small.
     """
-    kinds = _kinds(branches, others or {})
+    kinds, bodies = _kinds(branches, others or {}), _agree(model, env)
     if len(kinds) < 2 or horizon < 1 or starts < 1:
         raise UsageError(f"need at least 2 branches, 1 step and 1 start; got {len(kinds)}, {horizon} and {starts}.")
-    bodies = _agree(model, env)
     held = range(len(store)) if episodes is None else episodes
     begun = choose_starts(store, held, starts, horizon, seed)
-    given = {name: _given(name, (others or {})[name], env, begun, horizon, seed) for name in others or {}}
+    given = {name: _given(name, other, env, begun, horizon, seed) for name, other in (others or {}).items()}
     actions = torch.stack([actions_of(i, begun, kinds, horizon, env.contract, seed, given) for i in range(starts)])
     truth = simulate(env, begun, actions)
     mean = average(store, [i for i in range(len(store)) if i not in held] or held, seed)
@@ -173,15 +179,11 @@ def counterfactual[S](
     return CounterfactualResult(
         measures=measures,
         effect_error_by_kind=by_kind,
-        n=starts * (len(kinds) - 1),
         n_by_horizon=pairs,
         n_moved=moved,
         starts=starts,
-        branches=len(kinds),
         horizon=horizon,
         seed=seed,
-        samples=SAMPLES,
-        sight=SIGHT,
         kinds=kinds,
         compared="positions" if bodies else "state",
         fps=env.contract.fps,

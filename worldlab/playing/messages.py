@@ -2,6 +2,8 @@
 
 import base64
 import io
+import struct
+import zlib
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -97,6 +99,10 @@ def _numbers(told: Mapping[str, object], name: str) -> list[float]:
     return numbers
 
 
+_UNREADABLE = (ValueError, SyntaxError, OSError, EOFError, LookupError, TypeError, struct.error, zlib.error)
+"""What PIL raises of broken files: it leaves that to whatever reads a chunk."""
+
+
 def _picture(told: Mapping[str, object]) -> Tensor:
     """The picture (h, w, 3) of a data URL or of bare base64."""
     from PIL import Image
@@ -107,7 +113,7 @@ def _picture(told: Mapping[str, object]) -> Tensor:
     try:
         raw = base64.b64decode(text.rpartition(",")[2], validate=True)
         return torch.from_numpy(np.array(Image.open(io.BytesIO(raw), formats=("PNG", "JPEG")).convert("RGB")))
-    except Exception:  # noqa: BLE001 - which of them a broken chunk raises, PIL leaves to whatever reads that chunk
+    except (*_UNREADABLE, Image.DecompressionBombError):
         raise UsageError("that is not a picture that can be read; PNG and JPEG work.") from None
 
 
